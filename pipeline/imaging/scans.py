@@ -1,0 +1,43 @@
+"""A scan in memory: its voxels, where they lie in the patient, and where it came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One single-channel image volume (or 2D image) or label map.
+
+    Attributes:
+        array: ``(x, y, z)`` float32, intensities after the file's scaling (Hounsfield units for CT); a 2D image has z
+            of 1.
+        affine: ``(4, 4)`` float64, voxel index to millimetres in RAS+.
+        path: the file or folder it was read from. For messages on the terminal only: it may hold a patient's name.
+        modality: DICOM code where the file says it, else None.
+        shape_on_disk: shape in the file, which a segmentation of this scan takes again: ``(x, y)`` of a 2D NIfTI.
+        qform_code, sform_code: NIfTI's codes (1 scanner for DICOM).
+        warnings: sentences about what is doubtful, without path, name or id.
+    """
+
+    array: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    path: Path
+    modality: str | None
+    shape_on_disk: tuple[int, ...]
+    qform_code: int = 1
+    sform_code: int = 1
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along each array axis, in millimetres."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel in millilitres (1 mL is 1000 cubic millimetres)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0

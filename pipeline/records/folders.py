@@ -1,0 +1,30 @@
+"""Where the stages keep their files. Only stages and commands use this; everything below them is handed paths."""
+
+from pathlib import Path
+
+RAW = Path("data/raw")
+TEMPLATE = Path("bundles/segmentation")
+
+
+class ExperimentFolders:
+    """The paths of one experiment, relative to the repository."""
+
+    def __init__(self, experiment: str) -> None:
+        self.configs = Path("configs") / experiment
+        self.work = Path("work") / experiment
+        self.report = Path("reports") / experiment
+        self.model = Path("models") / experiment
+        self.index = self.work / "index.json"
+        self.audit_json = self.work / "audit.json"
+        self.audit_report = self.work / "audit.md"
+        self.fingerprint = self.work / "fingerprint.json"
+        self.plan = self.work / "plan.yaml"
+        self.cache = self.work / "cache"
+        self.bundle = self.work / "bundle"
+        self.history = self.work / "history.csv"
+        self.predictions = self.work / "predictions"
+        self.case_table = self.work / "cases.csv"
+        self.lesion_table = self.work / "lesions.csv"
+        self.metrics = self.work / "metrics.json"
+        self.plots = self.work / "plots"
+        self.tracked_run = self.work / "mlflow_run.json"

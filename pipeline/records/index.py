@@ -1,0 +1,70 @@
+"""The index: the audited list of cases that every later stage reads instead of folders."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.records.files import sha256_of_text, write_json
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class IndexedCase:
+    """One sound case.
+
+    `image` and `label` are POSIX paths relative to the dataset's root. `shape` is ``(x, y, z)`` as on disk (2D images
+    have z of 1), `spacing_mm` follows the same axes, `orientation` is the anatomical direction of those axes (``RAS``).
+    `label_voxels` counts voxels by label name. Digests are SHA-256 of the files' bytes.
+    """
+
+    case_id: str
+    patient: str
+    split: Split
+    image: str
+    label: str
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    orientation: str
+    label_voxels: dict[str, int]
+    image_sha256: str
+    label_sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """All sound cases of a dataset with their splits. `root` is POSIX, relative to the repository."""
+
+    dataset: str
+    root: str
+    modality: str
+    licence: str
+    labels: dict[str, int]
+    cases: tuple[IndexedCase, ...]
+
+    def in_split(self, split: Split) -> tuple[IndexedCase, ...]:
+        """Returns the cases of one split, in index order."""
+        return tuple(case for case in self.cases if case.split == split)
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 over the contents of all images and labels, in index order."""
+        return sha256_of_text("\n".join(f"{c.case_id} {c.image_sha256} {c.label_sha256}" for c in self.cases))
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Writes the index as JSON, atomically."""
+    write_json(path, asdict(index))
+
+
+def read_index(path: Path) -> Index:
+    """Reads an index that `write_index` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    cases = tuple(_case(entry) for entry in content.pop("cases"))
+    return Index(**content, cases=cases)
+
+
+def _case(entry: dict[str, Any]) -> IndexedCase:
+    return IndexedCase(**{**entry, "shape": tuple(entry["shape"]), "spacing_mm": tuple(entry["spacing_mm"])})

@@ -1,0 +1,30 @@
+"""Where results come from: the digest of everything that could change a training's weights, and the commit."""
+
+import subprocess
+from pathlib import Path
+
+from pipeline.records.files import sha256_of_file, sha256_of_text
+from pipeline.records.settings import read_yaml
+
+DVC_FILE = Path("dvc.yaml")
+
+
+def lineage_of_training(experiment: str) -> str:
+    """Returns the SHA-256 over names and contents of what `dvc.yaml` lists as train's dependencies.
+
+    A dependency that is a folder is stood for by its `manifest.json`, which holds its files' digests.
+    """
+    dependencies = read_yaml(DVC_FILE)["stages"]["train"]["deps"]
+    paths = sorted(str(entry).replace("${item.experiment}", experiment) for entry in dependencies)
+    return sha256_of_text("\n".join(f"{path} {_digest(Path(path))}" for path in paths))
+
+
+def git_commit() -> str:
+    """Returns the checkout's commit, with `-dirty` where tracked files differ from it; `unknown` outside git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _digest(path: Path) -> str:
+    return sha256_of_file(path / "manifest.json" if path.is_dir() else path)

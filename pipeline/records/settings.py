@@ -1,0 +1,110 @@
+"""What a person writes in `configs/<experiment>/`, read strictly: a typing error is an error, not a default."""
+
+import difflib
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pipeline.records.errors import InputError
+
+CONFIGS = Path("configs")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Fractions of patients (0 to 1) for validation and test; training gets the rest."""
+
+    validation: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """`data.yaml`: which raw data.
+
+    `dataset` names the folder below `data/raw`. `layout` names the source that understands it. `patient` is a regular
+    expression on the case id whose first group is the patient.
+    """
+
+    dataset: str
+    layout: str = "msd"
+    patient: str = "(.+)"
+    split: SplitSettings = field(default_factory=SplitSettings)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """`evaluation.yaml`: what is counted and shown.
+
+    `lesion_labels` are scored lesion by lesion as well; `lesion_diameters_mm` are the edges of the size classes by
+    which their recall is given. `pictures` is how many of the best and of the worst cases are drawn.
+    """
+
+    lesion_labels: tuple[str, ...] = ()
+    lesion_diameters_mm: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
+    pictures: int = 4
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping; an empty file is an empty mapping.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds something else than a mapping.
+    """
+    if not path.is_file():
+        raise InputError(path, found="no such file", wanted="a YAML file", reason="missing-config",
+                         remedy="create it or check the experiment's name")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise InputError(path, found=f"invalid YAML ({line})", wanted="a YAML mapping", reason="invalid-yaml",
+                         remedy="mend the syntax at that line") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(path, found=f"a {type(content).__name__}", wanted="`key: value` lines", reason="invalid-yaml",
+                         remedy="write one setting a line")
+    return content
+
+
+def read_data_settings(experiment: str) -> DataSettings:
+    """Reads `configs/<experiment>/data.yaml`."""
+    path = CONFIGS / experiment / "data.yaml"
+    content = read_yaml(path)
+    if "split" in content:
+        content["split"] = _build(SplitSettings, content["split"], path)
+    return _build(DataSettings, content, path)
+
+
+def read_evaluation_settings(experiment: str) -> EvaluationSettings:
+    """Reads `configs/<experiment>/evaluation.yaml`."""
+    path = CONFIGS / experiment / "evaluation.yaml"
+    content = {key: tuple(value) if isinstance(value, list) else value for key, value in read_yaml(path).items()}
+    return _build(EvaluationSettings, content, path)
+
+
+def refuse_unknown_keys(given: set[str], known: set[str], path: Path) -> None:
+    """Raises `InputError` for the first given key that is not known, and names the nearest one that is."""
+    for key in sorted(given - known):
+        nearest = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else "remove it"
+        raise InputError(path, found=f"unknown key `{key}`", wanted=f"one of {', '.join(sorted(known))}", remedy=hint,
+                         reason="unknown-key")
+
+
+def _build(kind: type[T], content: Any, path: Path) -> T:
+    if not isinstance(content, dict):
+        raise InputError(path, found=f"a {type(content).__name__}", wanted="`key: value` lines", reason="invalid-yaml",
+                         remedy="write one setting a line")
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    refuse_unknown_keys({str(key) for key in content}, known, path)
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.name not in content and item.default is MISSING and item.default_factory is MISSING:
+            raise InputError(path, found=f"no `{item.name}`", wanted=f"`{item.name}: ...`", remedy="add it",
+                             reason="missing-key")
+    return kind(**content)
