@@ -1,0 +1,53 @@
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from pipeline.engine.topology import ARCHITECTURES, batch_size_for, network_definition, plan_topology
+from pipeline.records.errors import InputError
+
+
+def test_a_small_isotropic_scan_is_one_patch_rounded_up_to_what_pooling_needs() -> None:
+    topology = plan_topology((36, 50, 35), (1.0, 1.0, 1.0), architecture="UNet")
+    # 36, 50 and 35 can be halved three times before an edge falls below 4 (36 / 8 = 4.5), so multiples of 8.
+    assert topology.patch_size == (40, 56, 40)
+    assert topology.strides == ((2, 2, 2),) * 3
+
+
+def test_a_large_scan_gives_a_patch_of_equal_millimetres_within_the_budget() -> None:
+    topology = plan_topology((512, 512, 200), (0.8, 0.8, 1.6), architecture="UNet")
+    # Equal sides of s mm: (s / 0.8)^2 * (s / 1.6) = 2^17 gives s = 51.2, so 64 x 64 x 32.
+    assert topology.patch_size == (64, 64, 32)
+
+
+def test_a_coarse_axis_is_not_halved_until_the_others_have_caught_up() -> None:
+    topology = plan_topology((64, 64, 32), (1.0, 1.0, 4.0), architecture="UNet")
+    # Spacing per level: 1, 1, 4 -> 2, 2, 4 (4 is not below 2 * 1) -> 4, 4, 4 (4 is not below 2 * 2) -> 8, 8, 8.
+    assert topology.strides[:3] == ((2, 2, 1), (2, 2, 1), (2, 2, 2))
+
+
+def test_basic_unet_takes_multiples_of_sixteen() -> None:
+    assert plan_topology((36, 50, 35), (1.0, 1.0, 1.0), architecture="BasicUNet").patch_size == (48, 64, 48)
+
+
+@pytest.mark.parametrize(("patch", "batch"), [((40, 56, 40), 4), ((128, 128, 128), 2), ((32, 32), 32)])
+def test_batch_fills_the_voxel_budget_within_its_bounds(patch: tuple[int, ...], batch: int) -> None:
+    # 3 * 2^17 = 393216 voxels: 89600 fit four times; 2097152 do not fit once (2 at least); 1024 fit 384 times (32 at most)
+    assert batch_size_for(patch) == batch
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("shape", "spacing"), [((40, 40, 20), (1.0, 1.0, 3.0)), ((40, 48), (1.0, 1.0))])
+def test_every_network_keeps_the_patch_shape(
+    architecture: str, shape: tuple[int, ...], spacing: tuple[float, ...]
+) -> None:
+    topology = plan_topology(shape, spacing, architecture=architecture)
+    definition = network_definition(architecture, topology, spatial_dims=len(shape), out_channels=3)
+    network = ConfigParser({"network": definition}).get_parsed_content("network").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, *topology.patch_size)).shape == (1, 3, *topology.patch_size)
+
+
+def test_an_unknown_architecture_names_the_known_ones() -> None:
+    topology = plan_topology((32, 32), (1.0, 1.0), architecture="UNet")
+    with pytest.raises(InputError, match="architecture VNet; expected one of UNet, BasicUNet"):
+        network_definition("VNet", topology, spatial_dims=2, out_channels=2)
