@@ -1,0 +1,107 @@
+"""MONAI bundles: assembled from the template and a plan, trained, and run. The sole importer of monai.bundle."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import Compose
+
+from pipeline.records.errors import InputError
+from pipeline.records.files import sha256_of_file, write_json, write_text
+from pipeline.records.plan import Plan, read_plan
+
+CONFIGS = {"train": ("common.yaml", "train.yaml"), "inference": ("common.yaml", "inference.yaml")}
+WEIGHTS = "model.pt"
+
+
+def preprocessing_of(template: Path, *, plan: Path, keys: Sequence[str]) -> Compose:
+    """Returns the template's preprocessing with the plan's values, for dictionaries with `keys`."""
+    parser = ConfigParser(ConfigParser.load_config_files([str(template / "configs/common.yaml"), str(plan)]))
+    parser["keys"] = list(keys)
+    return Compose(parser.get_parsed_content("preprocessing"))
+
+
+def assemble_bundle(template: Path, target: Path, *, plan: Path) -> None:
+    """Writes the untrained bundle: the template with the plan merged in, one self-contained config for each purpose.
+
+    The trained bundle then runs from `configs/inference.yaml` alone, wherever it is unpacked.
+    """
+    (target / "models").mkdir(parents=True, exist_ok=True)
+    for purpose, names in CONFIGS.items():
+        write_text(target / "configs" / f"{purpose}.yaml", merged_config(template, names, plan=plan))
+    shutil.copyfile(template / "configs/logging.conf", target / "configs/logging.conf")
+    metadata = json.loads((template / "configs/metadata.json").read_text(encoding="utf-8"))
+    write_json(target / "configs/metadata.json", planned_metadata(metadata, read_plan(plan)))
+
+
+def merged_config(template: Path, names: Sequence[str], *, plan: Path) -> str:
+    """Returns the template's configs and those of the plan's values that they refer to, as one YAML text."""
+    merged = ConfigParser.load_config_files([str(template / "configs" / name) for name in names])
+    values = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    merged.update({key: value for key, value in values.items() if key in merged})
+    return yaml.safe_dump(merged, sort_keys=False, default_flow_style=None, width=120)
+
+
+def planned_metadata(metadata: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Returns the template's metadata with the network's real input and output, as `verify_net_in_out` checks them."""
+    shape = [size for axis, size in enumerate(plan.patch_size) if axis != plan.slice_axis]
+    names = {"0": "background"} | {str(i): name for i, name in enumerate(plan.labels, start=1)}
+    image = {
+        "type": "image", "format": "magnitude", "modality": plan.modality, "num_channels": 1, "spatial_shape": shape,
+        "dtype": "float32", "value_range": [], "is_patch_data": True, "channel_def": {"0": "image"},
+    }
+    prediction = {
+        "type": "image", "format": "segmentation", "num_channels": len(names), "spatial_shape": shape,
+        "dtype": "float32", "value_range": [], "is_patch_data": True, "channel_def": names,
+    }
+    data_format = {"inputs": {"image": image}, "outputs": {"pred": prediction}}
+    return {**metadata, "network_data_format": data_format}
+
+
+def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
+    """Trains a bundle by its own `configs/train.yaml`; leaves the best weights with their SHA-256, and the last.
+
+    Raises:
+        InputError: no validation ever improved on nothing, so that there are no best weights.
+    """
+    workflow = ConfigWorkflow(
+        config_file=str(bundle_root / "configs/train.yaml"), bundle_root=str(bundle_root), **overrides
+    )
+    workflow.initialize()
+    workflow.run()
+    weights = bundle_root / "models" / WEIGHTS
+    if not weights.is_file():
+        raise InputError(weights, found="no weights", wanted="the best of the validations", reason="no-weights",
+                         remedy="let `validate_every` be at most `epochs` in bundle.yaml")
+    write_text(weights.with_suffix(".pt.sha256"), f"{sha256_of_file(weights)}  {WEIGHTS}\n")
+
+
+def segment(bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path) -> list[Any]:
+    """Segments scans by the bundle's own inference config, as `python -m monai.bundle run` does.
+
+    Args:
+        bundle_root: a trained bundle.
+        scans: output folder name to NIfTI file or DICOM series folder.
+        output_dir: gets a folder for each scan and `summary.json`.
+
+    Returns:
+        One result for each scan, in order; a scan that failed is among them and stops no other.
+    """
+    from pipeline.imaging.discovery import ScanLocation
+
+    parser = ConfigParser(ConfigParser.load_config_file(str(bundle_root / "configs/inference.yaml")))
+    parser["bundle_root"] = str(bundle_root)
+    parser["results_dir"] = str(output_dir)
+    parser["scans"] = [ScanLocation(name=name, path=path, relative=path.name) for name, path in scans.items()]
+    return list(parser.get_parsed_content("evaluator").segment_all())
+
+
+def weights_of(bundle_root: Path) -> dict[str, torch.Tensor]:
+    """Loads a trained bundle's best weights, without running any code they could carry."""
+    state: dict[str, torch.Tensor] = torch.load(bundle_root / "models" / WEIGHTS, map_location="cpu", weights_only=True)
+    return state

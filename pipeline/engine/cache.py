@@ -1,0 +1,79 @@
+"""The cache of preprocessed cases: written by the preprocess stage, read by training.
+
+`<cache>/manifest.json` lists the cases; each has `<case_id>.image.npy` (float32) and `<case_id>.label.npy` (uint8),
+both ``(x, y, z)`` in RAS at the plan's spacing. Label voxels hold class indices (0 background, 1.. in the order of
+the label values), which is what a network's channels are numbered by.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from pipeline.records.errors import InputError
+from pipeline.records.files import write_json
+from pipeline.records.index import Split
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """One preprocessed case; `image_file` and `label_file` are names inside `folder`."""
+
+    case_id: str
+    split: Split
+    folder: Path
+    image_sha256: str
+    label_sha256: str
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The intensities, ``(x, y, z)``."""
+        return np.load(self.folder / f"{self.case_id}.image.npy")  # type: ignore[no-any-return]
+
+    @property
+    def label(self) -> NDArray[np.uint8]:
+        """The class indices, ``(x, y, z)``."""
+        return np.load(self.folder / f"{self.case_id}.label.npy")  # type: ignore[no-any-return]
+
+
+def write_manifest(folder: Path, cases: Sequence[CachedCase]) -> None:
+    """Writes the list of cached cases and the digests of their arrays."""
+    entries = [{key: value for key, value in asdict(case).items() if key != "folder"} for case in cases]
+    write_json(folder / "manifest.json", {"cases": entries})
+
+
+def read_cached_cases(folder: str | Path, split: Split) -> list[CachedCase]:
+    """Returns the cached cases of one split, in index order.
+
+    Raises:
+        InputError: there is no cache, or none of its cases is in the split.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.is_file():
+        raise InputError(path, found="no cache", wanted="the preprocess stage's manifest", reason="missing-cache",
+                         remedy="run `python -m pipeline preprocess --experiment NAME`")
+    entries = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    cases = [CachedCase(**entry, folder=Path(folder)) for entry in entries if entry["split"] == split]
+    if not cases:
+        raise InputError(path, found=f"no {split} case", wanted="at least one", reason="empty-split",
+                         remedy="raise the fractions in data.yaml or add cases")
+    return cases
+
+
+class CachedVolumes(Dataset[dict[str, torch.Tensor]]):
+    """Whole cached cases as `image` and `label` tensors ``(1, x, y, z)``, for validation."""
+
+    def __init__(self, cases: Sequence[CachedCase]) -> None:
+        self.cases = cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        case = self.cases[position]
+        return {"image": torch.from_numpy(case.image)[None], "label": torch.from_numpy(case.label)[None]}

@@ -1,0 +1,65 @@
+"""index, plan -> work/<exp>/cache: every training and validation case as arrays the training can cut patches from."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.bundle import preprocessing_of
+from pipeline.engine.cache import CachedCase, write_manifest
+from pipeline.records.files import folder_written_aside, sha256_of_file
+from pipeline.records.folders import TEMPLATE, ExperimentFolders
+from pipeline.records.index import IndexedCase, read_index
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: IndexedCase
+    root: Path
+    plan: Path
+    labels: tuple[int, ...]
+    target: Path
+
+
+def run(experiment: str) -> None:
+    """Preprocesses the cases of one experiment in parallel processes."""
+    folders = ExperimentFolders(experiment)
+    index = read_index(folders.index)
+    # Test cases are segmented from their raw files: nothing may learn from them.
+    cases = [case for case in index.cases if case.split != "test"]
+    values = tuple(sorted(index.labels.values()))
+    # A fork of a process that has run torch can hang; a server that only imported it can fork safely and at once.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.stages.preprocess"])
+    with folder_written_aside(folders.cache) as aside, ProcessPoolExecutor(cpu_count(), mp_context=context) as pool:
+        jobs = [_Job(case, Path(index.root), folders.plan, values, aside) for case in cases]
+        done = list(tqdm(pool.map(_preprocess, jobs), total=len(jobs), desc="preprocess", unit="case"))
+        write_manifest(aside, done)
+
+
+@cache
+def _transforms(plan: Path) -> Any:
+    import torch
+
+    torch.set_num_threads(1)  # one case a process: threads would only get in each other's way
+    return preprocessing_of(TEMPLATE, plan=plan, keys=["image", "label"])
+
+
+def _preprocess(job: _Job) -> CachedCase:
+    sample = _transforms(job.plan)({"image": job.root / job.case.image, "label": job.root / job.case.label})
+    classes = np.zeros(max(job.labels) + 1, dtype=np.uint8)
+    classes[list(job.labels)] = np.arange(1, len(job.labels) + 1)
+    image = np.asarray(sample["image"][0], dtype=np.float32)
+    label = classes[np.rint(np.asarray(sample["label"][0])).astype(np.int64)]
+    digests = []
+    for name, array in (("image", image), ("label", label)):
+        path = job.target / f"{job.case.case_id}.{name}.npy"
+        np.save(path, np.ascontiguousarray(array))
+        digests.append(sha256_of_file(path))
+    return CachedCase(job.case.case_id, job.case.split, job.target, *digests)

@@ -1,0 +1,105 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import RandScaleIntensityd
+from numpy.typing import NDArray
+
+from pipeline.engine.cache import CachedCase, CachedVolumes, read_cached_cases, write_manifest
+from pipeline.engine.patches import PatchDataset
+from pipeline.records.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two training cases and a validation case; each voxel of an image holds its own flat index."""
+    cases = [CachedCase(name, split, tmp_path, "", "") for name, split in (("a", "train"), ("b", "train"))]
+    cases.append(CachedCase("c", "validation", tmp_path, "", ""))
+    for case in cases:
+        image = np.arange(20 * 16 * 12, dtype=np.float32).reshape(20, 16, 12)
+        label = np.zeros((20, 16, 12), dtype=np.uint8)
+        label[2:12, 2:12, 2:10] = 1
+        label[5, 6, 7] = 2  # one voxel: found by chance in less than one of 800
+        np.save(tmp_path / f"{case.case_id}.image.npy", image)
+        np.save(tmp_path / f"{case.case_id}.label.npy", label)
+    write_manifest(tmp_path, cases)
+    return tmp_path
+
+
+def patches(folder: Path, **changes: Any) -> PatchDataset:
+    arguments: dict[str, Any] = {
+        "patch_size": (8, 8, 8), "slice_axis": None, "length": 400, "foreground_fraction": 0.5, "seed": 3,
+        "transforms": [],
+    }
+    return PatchDataset(read_cached_cases(folder, "train"), **{**arguments, **changes})
+
+
+def holds_label(patch: dict[str, torch.Tensor], value: int) -> bool:
+    return bool((patch["label"] == value).any())
+
+
+def expected_label(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Works out the label from the flat indices that the image holds."""
+    x, y, z = np.unravel_index(image.astype(int), (20, 16, 12))
+    inside = (x >= 2) & (x < 12) & (y >= 2) & (y < 12) & (z >= 2) & (z < 10)
+    return np.where((x == 5) & (y == 6) & (z == 7), 2, inside).astype(np.uint8)
+
+
+def test_image_and_label_are_cut_at_the_same_place(folder: Path) -> None:
+    for patch in (patches(folder)[i] for i in range(50)):
+        assert patch["image"].shape == patch["label"].shape == (1, 8, 8, 8)
+        np.testing.assert_array_equal(patch["label"][0], expected_label(patch["image"][0].numpy()))
+
+
+def test_a_patch_is_a_function_of_seed_and_position_alone(folder: Path) -> None:
+    noisy = [RandScaleIntensityd("image", factors=0.5, prob=1.0)]
+    one, two = patches(folder, transforms=noisy), patches(folder, transforms=noisy)
+    two[17], two[3]
+    assert torch.equal(one[5]["image"], two[5]["image"])
+    assert not torch.equal(one[5]["image"], one[6]["image"])
+    assert not torch.equal(one[5]["image"], patches(folder, transforms=noisy, seed=4)[5]["image"])
+
+
+def test_a_rare_label_is_in_every_other_foreground_patch(folder: Path) -> None:
+    dataset = patches(folder, foreground_fraction=1.0)
+    share = np.mean([holds_label(dataset[i], 2) for i in range(200)])
+    # Chosen as the centre in half of them, and inside some of those that centre on the organ.
+    assert share > 0.5
+
+
+def test_without_foreground_sampling_the_rare_label_is_rarer(folder: Path) -> None:
+    dataset = patches(folder, foreground_fraction=0.0)
+    assert np.mean([holds_label(dataset[i], 2) for i in range(200)]) < 0.5
+
+
+def test_a_patch_larger_than_the_scan_is_padded(folder: Path) -> None:
+    patch = patches(folder, patch_size=(24, 16, 16))[0]
+    assert patch["image"].shape == (1, 24, 16, 16)
+    # All of the scan is in it, and the padding holds the scan's minimum and background.
+    assert int((patch["label"] == 1).sum()) == 10 * 10 * 8 - 1
+    assert float(patch["image"].sum()) == sum(range(20 * 16 * 12))
+
+
+@pytest.mark.parametrize(("axis", "size", "shape"), [(2, (8, 8, 1), (1, 8, 8)), (0, (1, 8, 4), (1, 8, 4))])
+def test_2d_patches_drop_the_slice_axis(
+    folder: Path, axis: int, size: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    assert patches(folder, patch_size=size, slice_axis=axis)[0]["image"].shape == shape
+
+
+def test_volumes_are_whole_validation_cases(folder: Path) -> None:
+    volumes = CachedVolumes(read_cached_cases(folder, "validation"))
+    assert len(volumes) == 1
+    assert volumes[0]["image"].shape == (1, 20, 16, 12)
+
+
+def test_a_missing_cache_names_the_stage_that_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no cache.*pipeline preprocess"):
+        read_cached_cases(tmp_path, "train")
+
+
+def test_an_empty_split_is_an_error(folder: Path) -> None:
+    with pytest.raises(InputError, match="no test case"):
+        read_cached_cases(folder, "test")
