@@ -1,0 +1,201 @@
+"""MLflow: one complete run for each experiment and state of data and code. The sole importer of mlflow.
+
+A run is found again by its lineage tag, so tracking twice changes nothing: training opens the run and feeds its
+curves, the track stage completes it, and where training came from DVC's cache the track stage writes all of it.
+The store is SQLite beside the project unless MLFLOW_TRACKING_URI names another.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.records.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+STORE = Path("mlflow.db")
+ARTIFACTS = Path("mlartifacts")
+LINEAGE, TRACKED = "segline.lineage", "segline.tracked"
+BATCH = 1000  # metrics in one call: the server's limit
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """Everything a complete run holds.
+
+    `curves` maps a name to (step, value) pairs. `artifacts` maps a file to the folder it gets in the run.
+    `model_folder` is the trained bundle to register, `digest` stands for all of the content.
+    """
+
+    digest: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    artifacts: Mapping[Path, str]
+    table: Mapping[str, Sequence[Any]]
+    dataset_name: str
+    dataset_digest: str
+    model_folder: Path
+    requirements: Sequence[str]
+
+
+def store_uri() -> str:
+    """Returns where runs go: MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{STORE.absolute()}")
+
+
+def printable_store() -> str:
+    """Returns the store's URI without the `user:password@` it may hold."""
+    scheme, separator, rest = store_uri().partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def start_run(experiment: str, *, lineage: str) -> str | None:
+    """Returns the id of a fresh run that training can feed, or None where there is nothing to feed.
+
+    None means: this very state has a complete run already, or the store cannot be reached (said on the terminal; the
+    track stage tries again). A run that a killed training left unfinished is removed.
+    """
+    try:
+        client, experiment_id = _client(), None
+        experiment_id = _experiment_id(client, experiment)
+        for run in _runs(client, experiment_id, lineage):
+            if run.info.status == "FINISHED":
+                return None
+            client.delete_run(run.info.run_id)
+        return _create_run(client, experiment_id, experiment, lineage)
+    except Exception as error:  # whatever the store's trouble is, it must not cost a training
+        print(f"MLflow: no live curves ({_first_line(error)}); training goes on", file=sys.stderr)
+        return None
+
+
+def publisher_of_curves(run_id: str | None) -> Callable[[dict[str, float], int], None]:
+    """Returns a function of (values by name, step) that adds a point to each live curve of a run."""
+    if run_id is None:
+        return _publish_nothing
+    client = _client()
+    lost: list[Exception] = []
+
+    def publish(values: dict[str, float], step: int) -> None:
+        try:
+            _log_curves(client, run_id, {name: [(step, value)] for name, value in values.items()})
+        except Exception as error:  # the same as in start_run; the track stage fills the gap
+            if not lost:
+                print(f"MLflow: live curves stopped ({_first_line(error)}); training goes on", file=sys.stderr)
+            lost.append(error)
+
+    return publish
+
+
+def _publish_nothing(_values: dict[str, float], _step: int) -> None:
+    """Stands in where no run wants curves."""
+
+
+def complete_run(experiment: str, *, lineage: str, content: RunContent) -> str:
+    """Completes the run of a lineage, making it where it is missing, and returns its id.
+
+    Raises:
+        InputError: the store cannot be reached or refuses.
+    """
+    try:
+        client = _client()
+        experiment_id = _experiment_id(client, experiment)
+        runs = _runs(client, experiment_id, lineage)
+        run_id = runs[0].info.run_id if runs else _create_run(client, experiment_id, experiment, lineage)
+        if client.get_run(run_id).data.tags.get(TRACKED) != content.digest:
+            _fill(client, run_id, content)
+            _register(client, experiment, run_id, content)
+            client.set_terminated(run_id, "FINISHED")
+            client.set_tag(run_id, TRACKED, content.digest)
+        return str(run_id)
+    except Exception as error:
+        raise InputError(f"MLflow store {printable_store()}", found=_first_line(error),
+                         wanted="a store that takes the run", reason="tracking-store",
+                         remedy="start the server or unset MLFLOW_TRACKING_URI, then run the track stage") from error
+
+
+def _client() -> "MlflowClient":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import logging
+
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(store_uri())
+    return mlflow.MlflowClient()
+
+
+def _experiment_id(client: "MlflowClient", experiment: str) -> str:
+    found = client.get_experiment_by_name(experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    # A server keeps artifacts where it likes; the local store would put them below the folder of its own choice.
+    location = None if "MLFLOW_TRACKING_URI" in os.environ else ARTIFACTS.absolute().as_uri()
+    return str(client.create_experiment(experiment, artifact_location=location))
+
+
+def _runs(client: "MlflowClient", experiment_id: str, lineage: str) -> list[Any]:
+    return list(client.search_runs([experiment_id], f"tags.`{LINEAGE}` = '{lineage}'"))
+
+
+def _create_run(client: "MlflowClient", experiment_id: str, experiment: str, lineage: str) -> str:
+    run = client.create_run(experiment_id, run_name=f"{experiment}-{lineage[:8]}", tags={LINEAGE: lineage})
+    return str(run.info.run_id)
+
+
+def _fill(client: "MlflowClient", run_id: str, content: RunContent) -> None:
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+
+    params = [Param(name, value) for name, value in content.params.items()]
+    metrics = [Metric(name, value, 0, 0) for name, value in content.metrics.items()]
+    tags = [RunTag(name, value) for name, value in content.tags.items()]
+    client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+    known = {name: {point.step for point in client.get_metric_history(run_id, name)} for name in content.curves}
+    missing = {
+        name: [point for point in points if point[0] not in known[name]] for name, points in content.curves.items()
+    }
+    _log_curves(client, run_id, missing)
+    dataset = Dataset(content.dataset_name, content.dataset_digest[:36], "local", content.dataset_name)
+    client.log_inputs(run_id, [DatasetInput(dataset)])
+    client.log_table(run_id, data=dict(content.table), artifact_file="tables/cases.json")
+    for file, folder in content.artifacts.items():
+        client.log_artifact(run_id, str(file), folder)
+
+
+def _log_curves(client: "MlflowClient", run_id: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    import time
+
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    points = [Metric(name, value, now, step) for name, pairs in curves.items() for step, value in pairs]
+    for start in range(0, len(points), BATCH):
+        client.log_batch(run_id, metrics=points[start : start + BATCH])
+
+
+def _register(client: "MlflowClient", experiment: str, run_id: str, content: RunContent) -> None:
+    """Registers the bundle as the next version of the experiment's model, once for each run."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema
+
+    name = f"segline-{experiment}"
+    if client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
+        return
+    texts = Schema([ColSpec("string", "scan"), ColSpec("string", "output_dir")])
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pyfunc.log_model(
+            name="model", loader_module="pipeline.bundle", data_path=str(content.model_folder),
+            code_paths=[str(Path(__file__).parent)], pip_requirements=list(content.requirements),
+            signature=ModelSignature(inputs=texts), registered_model_name=name,
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
