@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 MODEL := models/phantom_3d
 SEGMENT := python -m monai.bundle run --config_file $(MODEL)/configs/inference.yaml --bundle_root $(MODEL)
-DEMO_CASE := p007_a
+DEMO_CASE := p009_a
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo repro test check lint wheel clean lock

@@ -1,0 +1,53 @@
+"""`python -m pipeline <stage or command>`: one subcommand for each, and no logic."""
+
+import argparse
+import sys
+from importlib import import_module
+
+from pipeline.records.errors import InputError
+
+STAGES = {
+    "audit": "check raw cases and split them by patient",
+    "plan": "derive spacing, patch, network and intensities from the training cases",
+    "preprocess": "cache the cases as arrays",
+    "train": "train the bundle",
+    "evaluate": "segment validation and test cases and score them",
+    "report": "write the HTML report",
+    "package": "write the trained bundle as a folder and a zip",
+    "track": "complete the experiment's MLflow run",
+}
+COMMANDS = {
+    "fetch": "bring a dataset into data/raw",
+    "run": "activate an experiment and reproduce its stages",
+}
+
+
+def main() -> int:
+    """Runs one subcommand; an error in what the user gave is one line and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description="Segline: stages and commands.")
+    subparsers = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    phantom = subparsers.add_parser("phantom", help="make an embedded phantom dataset")
+    phantom.add_argument("--dataset", required=True)
+    for name, purpose in STAGES.items():
+        subparsers.add_parser(name, help=purpose).add_argument("--experiment", required=True)
+    # Commands bring their own arguments, so only the one that is called is imported.
+    chosen = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    for name, purpose in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=purpose)
+        if name == chosen:
+            import_module(f"pipeline.commands.{name}").add_arguments(subparser)
+    arguments = parser.parse_args()
+    try:
+        if arguments.name in COMMANDS:
+            import_module(f"pipeline.commands.{arguments.name}").run(arguments)
+        else:
+            subject = arguments.dataset if arguments.name == "phantom" else arguments.experiment
+            import_module(f"pipeline.stages.{arguments.name}").run(subject)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""`python -m pipeline run --experiment NAME`: activates an experiment and reproduces its stages only."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.records.errors import InputError
+from pipeline.records.files import write_text
+from pipeline.records.folders import RAW
+from pipeline.records.settings import CONFIGS, read_data_settings, read_yaml
+
+ACTIVE = CONFIGS / "active.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("--experiment", required=True, help="a folder below configs/")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Reproduces one experiment.
+
+    Raises:
+        InputError: there is no such experiment, or its raw data is missing.
+        SystemExit: with DVC's exit code where it is not 0.
+    """
+    experiment = arguments.experiment
+    _check_known(experiment)
+    dataset = read_data_settings(experiment).dataset
+    if not (RAW / dataset).is_dir() and dataset not in phantoms():
+        raise InputError(RAW / dataset, found="no such folder", wanted=f"the raw data of {experiment}",
+                         remedy=f"run `python -m pipeline fetch {dataset}` (with `--from PATH` if you have it)",
+                         reason="missing-data")
+    activate(experiment)
+    command = [sys.executable, "-m", "dvc", "repro", f"track@{experiment}"]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def activate(experiment: str) -> None:
+    """Adds the experiment to `configs/active.yaml`, keeping its comments, and says so."""
+    if experiment in read_yaml(ACTIVE)["experiments"]:
+        return
+    text = ACTIVE.read_text(encoding="utf-8").rstrip("\n")
+    write_text(ACTIVE, f"{text}\n- {experiment}\n")
+    print(f"{ACTIVE}: added {experiment}; `dvc repro` now runs it too")
+
+
+def phantoms() -> list[str]:
+    """Returns the datasets that `dvc repro` makes itself."""
+    return list(read_yaml(Path("dvc.yaml"))["stages"]["phantom"]["matrix"]["dataset"])
+
+
+def _check_known(experiment: str) -> None:
+    known = sorted(path.parent.name for path in CONFIGS.glob("*/data.yaml"))
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", experiment) or experiment not in known:
+        raise InputError(CONFIGS / experiment, found="no such experiment", wanted=f"one of {', '.join(known)}",
+                         remedy="choose one, or copy a folder to begin your own", reason="unknown-experiment")

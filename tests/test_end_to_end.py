@@ -1,0 +1,140 @@
+"""The whole line as a user runs it, on a tiny phantom in a copy of the project: `python -m pipeline run`, twice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.records.files import sha256_of_file
+from pipeline.sources.phantom_2d import DESCRIPTION_2D, make_phantom_2d
+from pipeline.sources.phantom_3d import DESCRIPTION_3D, make_phantom_3d
+from pipeline.sources.phantom_dataset import write_phantom
+
+ROOT = Path(__file__).parent.parent
+MADE = ("work", "models", "reports", "dvc.lock", ".dvc/cache", ".dvc/tmp")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project with one tiny experiment, reproduced once."""
+
+    root: Path
+    experiment: str
+
+    def run(self, *words: str, ok: bool = True) -> str:
+        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        result = subprocess.run(words, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+        assert (result.returncode == 0) is ok, result.stdout[-3000:] + result.stderr[-3000:]
+        return result.stdout + result.stderr
+
+    def reproduce(self) -> str:
+        return self.run(sys.executable, "-m", "pipeline", "run", "--experiment", self.experiment)
+
+    def results(self) -> dict[str, str]:
+        work = self.root / "work" / self.experiment
+        files = [work / "metrics.json", work / "cases.csv", work / "history.csv", work / "bundle/models/model.pt",
+                 work / "bundle/models/model_last.pt", work / "plan.yaml", work / "index.json"]
+        return {path.name: sha256_of_file(path) for path in files}
+
+
+def copy_of_project(target: Path) -> Path:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
+                            check=True).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+    (target / "dvc.lock").unlink(missing_ok=True)
+    subprocess.run(["git", "init", "-q"], cwd=target, check=True)
+    return target
+
+
+def write_experiment(root: Path, name: str, dims: int) -> None:
+    raw = root / "data/raw" / name
+    raw.mkdir(parents=True)
+    if dims == 3:
+        scans = make_phantom_3d(7, patients=6, largest_shape=(48, 40, 16))
+        write_phantom(raw, scans, description=DESCRIPTION_3D, seed=7)
+    else:
+        write_phantom(raw, make_phantom_2d(7, patients=6, largest_side=64), description=DESCRIPTION_2D, seed=7)
+    configs = root / "configs" / name
+    configs.mkdir()
+    split = {"validation": 0.2, "test": 0.3, "seed": 0}
+    data = {"dataset": name, "patient": r"^(p\d+)_", "split": split}
+    bundle = {"spatial_dims": dims, "iterations": 6, "epochs": 2, "validate_every": 1, "batch_size": 2}
+    evaluation = {"pictures": 1}
+    for file, content in (("data", data), ("bundle", bundle), ("evaluation", evaluation)):
+        (configs / f"{file}.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="module", params=[3, 2], ids=["3d", "2d"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = copy_of_project(tmp_path_factory.mktemp("project"))
+    made = Project(root, f"tiny_{request.param}d")
+    write_experiment(root, made.experiment, request.param)
+    made.reproduce()
+    return made
+
+
+def test_every_stage_leaves_its_output(project: Project) -> None:
+    work = project.root / "work" / project.experiment
+    for name in ("index.json", "audit.md", "fingerprint.json", "plan.yaml", "cache/manifest.json", "history.csv",
+                 "bundle/models/model.pt", "cases.csv", "lesions.csv", "metrics.json", "plots", "mlflow_run.json"):
+        assert (work / name).exists(), name
+    assert (project.root / "reports" / project.experiment / "index.html").stat().st_size > 10_000
+    assert (project.root / "models" / f"{project.experiment}.zip").is_file()
+
+
+def test_the_experiment_was_activated_and_nothing_is_left_to_do(project: Project) -> None:
+    assert project.experiment in yaml.safe_load((project.root / "configs/active.yaml").read_text())["experiments"]
+    assert "Running stage" not in project.reproduce()
+
+
+def test_metrics_and_plots_are_shown_by_dvc(project: Project) -> None:
+    assert "test.dice.mean" in project.run(sys.executable, "-m", "dvc", "metrics", "show")
+    assert "file://" in project.run(sys.executable, "-m", "dvc", "plots", "show")
+
+
+def test_the_bundle_segments_on_the_scans_own_grid_from_anywhere(project: Project, tmp_path: Path) -> None:
+    unpacked = tmp_path / "elsewhere"
+    shutil.unpack_archive(project.root / "models" / f"{project.experiment}.zip", unpacked)
+    bundle = unpacked / project.experiment
+    scan = sorted((project.root / "data/raw" / project.experiment / "imagesTr").iterdir())[0]
+    project.run(sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle / "configs/inference.yaml"),
+                "--bundle_root", str(bundle), "--input", str(scan), "--output_dir", str(tmp_path / "out"))
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert [entry["status"] for entry in summary["scans"]] == ["ok"]
+    made, given = nib.load(next((tmp_path / "out").glob("*/segmentation.nii.gz"))), nib.load(scan)
+    assert made.shape == given.shape
+    np.testing.assert_allclose(made.affine, given.affine, atol=1e-5)
+
+
+def test_the_same_inputs_give_the_same_weights_and_metrics(project: Project) -> None:
+    first = project.results()
+    for name in MADE:
+        path = project.root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    project.reproduce()
+    assert project.results() == first
+
+
+def test_the_same_state_has_one_run_with_a_registered_model(project: Project) -> None:
+    # Reproduced twice by now, from scratch both times.
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{project.root / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name(project.experiment).experiment_id])
+    assert len(runs) == 1
+    assert runs[0].info.status == "FINISHED"
+    assert runs[0].data.metrics.keys() >= {"train_loss", "validation_dice", "test.dice.mean", "test.recall.mean"}
+    assert len(client.get_metric_history(runs[0].info.run_id, "train_loss")) == 2  # epochs
+    assert len(client.search_model_versions(f"name='segline-{project.experiment}'")) == 1
