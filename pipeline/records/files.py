@@ -35,11 +35,21 @@ def folder_written_aside(target: Path) -> Iterator[Path]:
         aside = holder / target.name
         aside.mkdir()
         yield aside
-        if target.exists():
-            target.replace(holder / "replaced")
-        aside.replace(target)
+        _exchange(aside, target, holder / "replaced")
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _exchange(new: Path, target: Path, replaced: Path) -> None:
+    """Puts `new` in the place of `target`, which goes to `replaced`, or back if that fails half-way."""
+    if target.exists():
+        target.replace(replaced)
+    try:
+        new.replace(target)
+    except BaseException:
+        if replaced.exists() and not target.exists():
+            replaced.replace(target)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

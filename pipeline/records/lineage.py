@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.records.files import sha256_of_file, sha256_of_text
-from pipeline.records.settings import read_yaml
+from pipeline.records.strict_yaml import read_yaml
 
 DVC_FILE = Path("dvc.yaml")
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.records.files import write_text
-from pipeline.records.settings import read_yaml, refuse_unknown_keys
+from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 # Why each value is what it is: written above its line, for the people who read the plan before they override it.
 COMMENTS = {
@@ -62,7 +62,8 @@ def write_plan(path: Path, plan: Plan) -> None:
             lines.append(f"# {COMMENTS[key]}")
         # None: lists of scalars on one line; False: a scalar stays `key: value`.
         style = None if isinstance(value, (dict, list, tuple)) else False
-        lines.append(yaml.safe_dump({key: _plain(value)}, default_flow_style=style, sort_keys=False, width=110).rstrip())
+        text = yaml.safe_dump({key: _plain(value)}, default_flow_style=style, sort_keys=False, width=110)
+        lines.append(text.rstrip())
     write_text(path, "\n".join(lines) + "\n")
 
 

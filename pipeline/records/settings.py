@@ -1,13 +1,11 @@
 """What a person writes in `configs/<experiment>/`, read strictly: a typing error is an error, not a default."""
 
-import difflib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from pipeline.records.errors import InputError
+from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 CONFIGS = Path("configs")
 T = TypeVar("T")
@@ -49,29 +47,6 @@ class EvaluationSettings:
     pictures: int = 4
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML mapping; an empty file is an empty mapping.
-
-    Raises:
-        InputError: the file is missing, is not YAML, or holds something else than a mapping.
-    """
-    if not path.is_file():
-        raise InputError(path, found="no such file", wanted="a YAML file", reason="missing-config",
-                         remedy="create it or check the experiment's name")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
-        raise InputError(path, found=f"invalid YAML ({line})", wanted="a YAML mapping", reason="invalid-yaml",
-                         remedy="mend the syntax at that line") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(path, found=f"a {type(content).__name__}", wanted="`key: value` lines", reason="invalid-yaml",
-                         remedy="write one setting a line")
-    return content
-
-
 def read_data_settings(experiment: str) -> DataSettings:
     """Reads `configs/<experiment>/data.yaml`."""
     path = CONFIGS / experiment / "data.yaml"
@@ -86,15 +61,6 @@ def read_evaluation_settings(experiment: str) -> EvaluationSettings:
     path = CONFIGS / experiment / "evaluation.yaml"
     content = {key: tuple(value) if isinstance(value, list) else value for key, value in read_yaml(path).items()}
     return _build(EvaluationSettings, content, path)
-
-
-def refuse_unknown_keys(given: set[str], known: set[str], path: Path) -> None:
-    """Raises `InputError` for the first given key that is not known, and names the nearest one that is."""
-    for key in sorted(given - known):
-        nearest = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean `{nearest[0]}`?" if nearest else "remove it"
-        raise InputError(path, found=f"unknown key `{key}`", wanted=f"one of {', '.join(sorted(known))}", remedy=hint,
-                         reason="unknown-key")
 
 
 def _build(kind: type[T], content: Any, path: Path) -> T:
