@@ -1,0 +1,150 @@
+"""Archives that fetch takes: known by content, never written outside their folder, refused when damaged."""
+
+import gzip
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_fetch import FILES, RAW, assert_nothing_left, call, enter_repository, files_below, names_in, refusal
+from tiny_msd import write_msd
+
+from pipeline.records.errors import InputError
+from pipeline.sources import archives
+
+
+@pytest.fixture(autouse=True)
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return enter_repository(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_msd(tmp_path / "Task99_Tiny", ["a", "b"])
+
+
+def pack_tar(mode: str, top: str) -> Callable[[Path, Path], None]:
+    def pack(source: Path, archive: Path) -> None:
+        with tarfile.open(archive, mode) as tar:
+            tar.add(source, arcname=top)
+
+    return pack
+
+
+def pack_zip(top: str) -> Callable[[Path, Path], None]:
+    def pack(source: Path, archive: Path) -> None:
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name in files_below(source):
+                packed.write(source / name, f"{top}{name}")
+            if top:
+                packed.writestr("__MACOSX/._imagesTr", b"extra")
+
+    return pack
+
+
+@pytest.mark.parametrize("pack", [pack_tar("w", "Task99_Tiny"), pack_tar("w:gz", "."), pack_tar("w:xz", "./Task99"),
+                                  pack_zip("Task99_Tiny/"), pack_zip("")],
+                         ids=["tar", "tar.gz without top", "tar.xz", "zip", "zip without top"])
+def test_archives_are_known_by_content(source: Path, tmp_path: Path, pack: Callable[[Path, Path], None]) -> None:
+    (source / "imagesTr" / "._a.nii.gz").write_bytes(b"macOS")
+    pack(source, tmp_path / "archive.bin")
+    call("tiny", "--from", str(tmp_path / "archive.bin"))
+    assert files_below(RAW / "tiny") == FILES
+    assert (RAW / "tiny/labelsTr/a.nii.gz").read_bytes() == (source / "labelsTr/a.nii.gz").read_bytes()
+    assert names_in(RAW) == ["tiny"]
+
+
+def tar_with(source: Path, archive: Path, info: tarfile.TarInfo) -> None:
+    with tarfile.open(archive, "w") as tar:
+        tar.add(source, arcname="Tiny")
+        tar.addfile(info, io.BytesIO(b"x" * info.size))
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, 3 if kind == tarfile.REGTYPE else 0
+    return info
+
+
+@pytest.mark.parametrize("info", [
+    member("../escaped"), member("Tiny/../../escaped"), member("/tmp/segline-escaped"),
+    member("Tiny/link", tarfile.SYMTYPE, "../../escaped"), member("Tiny/hard", tarfile.LNKTYPE, "Tiny/dataset.json"),
+    member("Tiny/device", tarfile.CHRTYPE), member("Tiny/pipe", tarfile.FIFOTYPE),
+], ids=lambda info: info.name)
+def test_an_unsafe_tar_member(source: Path, tmp_path: Path, info: tarfile.TarInfo) -> None:
+    tar_with(source, tmp_path / "bad.tar", info)
+    error = refusal("tiny", "--from", str(tmp_path / "bad.tar"))
+    assert (error.reason, error.where) == ("unsafe-archive", str(tmp_path / "bad.tar"))
+    assert repr(info.name) in error.found
+    assert_nothing_left()
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+@pytest.mark.parametrize(("name", "mode"), [("../escaped", stat.S_IFREG), ("/escaped", 0), ("link", stat.S_IFLNK)])
+def test_an_unsafe_zip_member(source: Path, tmp_path: Path, name: str, mode: int) -> None:
+    pack_zip("")(source, tmp_path / "bad.zip")
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (mode | 0o644) << 16
+    with zipfile.ZipFile(tmp_path / "bad.zip", "a") as packed:
+        packed.writestr(info, "../escaped")
+    assert refusal("tiny", "--from", str(tmp_path / "bad.zip")).reason == "unsafe-archive"
+    assert_nothing_left()
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+@pytest.mark.parametrize("pack", [pack_tar("w", "Tiny"), pack_tar("w:gz", "Tiny"), pack_zip("Tiny/")],
+                         ids=["tar", "tar.gz", "zip"])
+def test_a_truncated_archive(source: Path, tmp_path: Path, pack: Callable[[Path, Path], None]) -> None:
+    archive = tmp_path / "archive"
+    pack(source, archive)
+    content = archive.read_bytes()
+    for length in (len(content) // 8, len(content) // 2, 20):
+        archive.write_bytes(content[:length])
+        assert refusal("tiny", "--from", str(archive)).reason in ("damaged-archive", "not-an-archive")
+        assert_nothing_left()
+
+
+def test_a_zip_with_a_flipped_byte(source: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive.zip"
+    pack_zip("")(source, archive)
+    content = bytearray(archive.read_bytes())
+    content[100] ^= 0xFF
+    archive.write_bytes(content)
+    assert refusal("tiny", "--from", str(archive)).reason == "damaged-archive"
+    assert_nothing_left()
+
+
+def test_a_gzip_whose_checksum_is_wrong(source: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive.tar.gz"
+    pack_tar("w:gz", "Tiny")(source, archive)
+    content = bytearray(archive.read_bytes())
+    content[-8] ^= 0xFF
+    archive.write_bytes(content)
+    assert refusal("tiny", "--from", str(archive)).reason == "damaged-archive"
+    assert_nothing_left()
+
+
+@pytest.mark.parametrize("content", [b"", b"some text", gzip.compress(b"one volume, no archive" * 100)])
+def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert refusal("tiny", "--from", str(tmp_path / "file")).reason == "not-an-archive"
+    assert_nothing_left()
+
+
+def test_an_archive_without_a_description(tmp_path: Path, source: Path) -> None:
+    (source / "dataset.json").unlink()
+    pack_tar("w", "Tiny")(source, tmp_path / "tiny.tar")
+    error = refusal("tiny", "--from", str(tmp_path / "tiny.tar"))
+    assert (error.reason, error.where) == ("missing-description", f"{tmp_path / 'tiny.tar'}/dataset.json")
+    assert_nothing_left()
+
+
+def test_nothing_is_written_before_all_members_were_looked_at(source: Path, tmp_path: Path) -> None:
+    tar_with(source, tmp_path / "bad.tar", member("../escaped"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="escaped"):
+        archives.unpack(tmp_path / "bad.tar", tmp_path / "folder")
+    assert list((tmp_path / "folder").iterdir()) == []
