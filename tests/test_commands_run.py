@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.commands import run
 from pipeline.records.errors import InputError
-from pipeline.records.settings import read_yaml
+from pipeline.records.strict_yaml import read_yaml
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_activating_adds_once_says_so_and_keeps_comments(project: Path, capsys: 
 def test_only_the_stages_of_the_experiment_are_reproduced(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "data/raw/liver").mkdir(parents=True)
     calls = []
-    monkeypatch.setattr(run.subprocess, "run", lambda command, check: calls.append(command) or Namespace(returncode=3))
+    monkeypatch.setattr(run.subprocess, "run", lambda command, **_: calls.append(command) or Namespace(returncode=3))
     with pytest.raises(SystemExit) as stopped:
         run.run(Namespace(experiment="liver"))
     assert stopped.value.code == 3

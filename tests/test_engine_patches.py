@@ -96,7 +96,7 @@ def test_volumes_are_whole_validation_cases(folder: Path) -> None:
 
 
 def test_a_missing_cache_names_the_stage_that_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no cache.*pipeline preprocess"):
+    with pytest.raises(InputError, match=r"no cache.*pipeline preprocess"):
         read_cached_cases(tmp_path, "train")
 
 

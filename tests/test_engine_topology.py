@@ -31,7 +31,7 @@ def test_basic_unet_takes_multiples_of_sixteen() -> None:
 
 @pytest.mark.parametrize(("patch", "batch"), [((40, 56, 40), 4), ((128, 128, 128), 2), ((32, 32), 32)])
 def test_batch_fills_the_voxel_budget_within_its_bounds(patch: tuple[int, ...], batch: int) -> None:
-    # 3 * 2^17 = 393216 voxels: 89600 fit four times; 2097152 do not fit once (2 at least); 1024 fit 384 times (32 at most)
+    # 3 * 2^17 = 393216 voxels: 89600 fit 4 times; 2097152 not once (2 at least); 1024 fit 384 times (32 at most).
     assert batch_size_for(patch) == batch
 
 

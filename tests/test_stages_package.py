@@ -24,7 +24,8 @@ def test_the_zip_unpacks_to_one_folder_and_is_the_same_bytes_whenever_written(tm
 
 def test_the_model_card_says_where_a_score_is_not_defined() -> None:
     scores = {"organ": 0.95, "lesion": None}
-    card = model_card("liver_3d", INDEX, PLAN, {"test": {"cases": 4, "dice": scores, "recall": scores, "precision": scores}})
+    test = {"cases": 4, "dice": scores, "recall": scores, "precision": scores}
+    card = model_card("liver_3d", INDEX, PLAN, {"test": test})
     assert "| organ | 0.950 | 0.950 | 0.950 |" in card
     assert "| lesion | not defined | not defined | not defined |" in card
     assert "licence: CC0" in card

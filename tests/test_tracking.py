@@ -46,9 +46,11 @@ def test_a_run_is_complete_and_tracking_again_adds_nothing(content: tracking.Run
     assert run.data.params == {"iterations": "20"}
     assert run.data.metrics["test.dice.mean"] == 0.5
     assert run.data.tags["git_commit"] == "c0ffee"
-    assert [(point.step, point.value) for point in client().get_metric_history(run_id, "train_loss")] == CURVE["train_loss"]
+    points = client().get_metric_history(run_id, "train_loss")
+    assert [(point.step, point.value) for point in points] == CURVE["train_loss"]
     assert run.inputs.dataset_inputs[0].dataset.digest == "9" * 36
-    assert {item.path for item in client().list_artifacts(run_id, "tables")} == {"tables/cases.csv", "tables/cases.json"}
+    tables = {item.path for item in client().list_artifacts(run_id, "tables")}
+    assert tables == {"tables/cases.csv", "tables/cases.json"}
     assert [version.run_id for version in client().search_model_versions("name='segline-tiny'")] == [run_id]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
 from pipeline.records.folders import RAW
-from pipeline.records.settings import CONFIGS, read_data_settings, read_yaml
+from pipeline.records.settings import CONFIGS, read_data_settings
+from pipeline.records.strict_yaml import read_yaml
 
 ACTIVE = CONFIGS / "active.yaml"
 

@@ -41,7 +41,7 @@ class WindowInferer(Inferer):
     ) -> torch.Tensor:
         batch = self.window_batch if self.slice_axis is None else 16
         result = sliding_window_inference(
-            inputs, self.window, batch, network, self.overlap, mode="gaussian", padding_mode="replicate",
-            *args, **kwargs,
+            inputs, self.window, batch, lambda windows: network(windows, *args, **kwargs), self.overlap,
+            mode="gaussian", padding_mode="replicate",
         )
         return torch.as_tensor(result)

@@ -14,7 +14,7 @@ from pipeline.records.files import write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import Index, IndexedCase, read_index
 from pipeline.records.plan import Plan, write_plan
-from pipeline.records.settings import read_yaml, refuse_unknown_keys
+from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 ANISOTROPY = 3.0  # nnU-Net's threshold between the coarsest and the other axes
 FOREGROUND_SAMPLES = 10_000  # voxels a case: enough for percentiles, the same weight for every case
