@@ -46,6 +46,13 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except FileNotFoundError as error:
+        print(f"error: {error.filename}: no such file; expected what an earlier stage writes; run `python -m pipeline "
+              "run --experiment NAME`", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what was whole is kept", file=sys.stderr)
+        return 130
     return 0
 
 
