@@ -1,0 +1,166 @@
+"""Evaluate against hand-known scores; inference is replaced by predictions that tiny_evaluation.py writes."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_evaluation
+from tiny_evaluation import AFFINE, WORK, enter_experiment, label_map, write_predictions
+from tiny_msd import write_scan
+
+from pipeline import bundle
+from pipeline.records.errors import InputError
+from pipeline.records.tables import CaseScore, LesionScore, read_metrics, read_table
+from pipeline.stages import evaluate
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    enter_experiment(tmp_path, monkeypatch)
+    monkeypatch.setattr(bundle, "segment", write_predictions)
+    return tmp_path
+
+
+def scores() -> dict[tuple[str, str], CaseScore]:
+    return {(row.case_id, row.label): row for row in read_table(WORK / "cases.csv", CaseScore)}
+
+
+@pytest.mark.usefixtures("experiment")
+def test_case_table_holds_hand_worked_scores() -> None:
+    evaluate.run("tiny")
+    table = scores()
+    assert set(table) == {(case, label) for case in ("t1", "t2", "t3", "v1") for label in ("organ", "lesion")}
+    organ, lesion = table["t1", "organ"], table["t1", "lesion"]
+    # 24 of 32 voxels overlap; the organ is one voxel of 1 mm off.
+    assert (organ.dice, organ.recall, organ.precision, organ.hd95_mm) == (0.75, 0.75, 0.75, 1.0)
+    assert (organ.truth_ml, organ.prediction_ml, organ.status) == (0.064, 0.064, "scored")
+    # A's 8 voxels of 9.
+    assert (lesion.dice, lesion.recall, lesion.precision) == (pytest.approx(16 / 17, abs=1e-6),
+                                                              pytest.approx(8 / 9, abs=1e-6), 1.0)
+    assert table["t2", "lesion"].status == "both empty"
+    assert math.isnan(table["t2", "lesion"].dice)
+    assert (table["v1", "lesion"].dice, table["v1", "lesion"].status) == (0.0, "truth empty")
+    assert (organ.patient, organ.split, table["v1", "organ"].split) == ("patient-t1", "test", "validation")
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_lost_scan_counts_as_missed() -> None:
+    evaluate.run("tiny")
+    for label in ("organ", "lesion"):
+        row = scores()["t3", label]
+        assert (row.dice, row.recall, row.precision, row.status) == (0.0, 0.0, 0.0, "failed")
+        assert math.isnan(row.hd95_mm)
+    assert scores()["t3", "organ"].truth_ml == 0.064
+
+
+@pytest.mark.usefixtures("experiment")
+def test_metrics_are_means_over_cases_then_labels() -> None:
+    evaluate.run("tiny")
+    metrics = read_metrics(WORK / "metrics.json")
+    test, validation = metrics["test"], metrics["validation"]
+    organ, lesion = (0.75 + 1 + 0) / 3, (16 / 17 + 0) / 2
+    assert test["dice"] == pytest.approx({"mean": (organ + lesion) / 2, "organ": organ, "lesion": lesion}, abs=1e-6)
+    assert test["recall"]["lesion"] == pytest.approx((8 / 9 + 0) / 2, abs=1e-6)
+    assert (test["cases"], test["failed"], test["empty"]) == (3, 1, {"organ": 0, "lesion": 1})
+    assert test["hd95_undefined"] == {"organ": 1, "lesion": 1}
+    assert validation["dice"] == {"mean": 0.5, "organ": 1.0, "lesion": 0.0}
+    assert validation["dice_where_present"] == {"mean": 1.0, "organ": 1.0, "lesion": None}
+    assert (validation["truth_empty"]["lesion"], validation["false_positive_ml"]["lesion"]) == (1, 0.016)
+    assert validation["false_positive_components"]["lesion"] == 1
+
+
+@pytest.mark.usefixtures("experiment")
+def test_lesions_are_found_or_missed_by_size() -> None:
+    evaluate.run("tiny")
+    lesions = {(row.case_id, row.x, row.y, row.z): row for row in read_table(WORK / "lesions.csv", LesionScore)}
+    assert {key: row.found for key, row in lesions.items()} == {
+        ("t1", 7, 1, 1): True, ("t1", 7, 7, 4): False, ("t3", 7, 1, 1): False}
+    assert lesions["t1", 7, 1, 1].diameter_mm == pytest.approx(3.126, abs=1e-3)
+    assert lesions["t1", 7, 7, 4].diameter_mm == pytest.approx(1.563, abs=1e-3)
+    test = read_metrics(WORK / "metrics.json")["test"]
+    assert test["lesions"] == {"lesion": {"all": 3, "1-3 mm": 1, "3-6 mm": 2}}
+    assert test["lesion_recall"] == {"lesion": {"all": pytest.approx(1 / 3, abs=1e-6), "1-3 mm": 0.0, "3-6 mm": 0.5}}
+
+
+@pytest.mark.usefixtures("experiment")
+def test_without_lesion_labels_the_lesion_table_is_a_header() -> None:
+    Path("configs/tiny/evaluation.yaml").write_text("pictures: 1\n")
+    evaluate.run("tiny")
+    assert (WORK / "lesions.csv").read_text() == "case_id,split,label,volume_ml,diameter_mm,x,y,z,found\n"
+    assert sorted(path.name for path in (WORK / "plots").iterdir()) == ["dice_by_case.csv", "volumes.csv"]
+
+
+@pytest.mark.usefixtures("experiment")
+def test_plots_rank_test_cases() -> None:
+    evaluate.run("tiny")
+    with (WORK / "plots/dice_by_case.csv").open() as stream:
+        rows = [(row["rank"], row["case_id"], float(row["dice"])) for row in csv.DictReader(stream)]
+    assert rows == [("1", "t3", 0.0), ("2", "t1", pytest.approx((0.75 + 16 / 17) / 2, abs=1e-6)), ("3", "t2", 1.0)]
+    assert (WORK / "plots/lesion_recall_lesion.csv").read_text().splitlines() == [
+        "size,recall", "all,0.333333", "1-3 mm,0.000000", "3-6 mm,0.500000"]
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_rerun_gives_the_same_bytes() -> None:
+    names = ("cases.csv", "lesions.csv", "metrics.json", "plots/dice_by_case.csv")
+    evaluate.run("tiny")
+    first = [(WORK / name).read_bytes() for name in names]
+    evaluate.run("tiny")
+    assert [(WORK / name).read_bytes() for name in names] == first
+    assert "NaN" not in (WORK / "metrics.json").read_text()
+
+
+def test_a_prediction_of_an_earlier_run_is_not_scored_again(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate.run("tiny")
+    monkeypatch.setattr(tiny_evaluation, "PREDICTIONS", {"t2": label_map("organ")})
+    evaluate.run("tiny")
+    assert scores()["t1", "organ"].status == "failed"
+    assert not (experiment / WORK / "predictions/t1").exists()
+
+
+@pytest.mark.usefixtures("experiment")
+@pytest.mark.parametrize(("prediction", "affine"), [
+    (label_map("organ")[:, :, :5], AFFINE), (label_map("organ"), np.diag([1.0, 1.0, 2.5, 1.0])),
+], ids=["shape", "affine"])
+def test_a_prediction_on_another_grid_is_an_error(
+    prediction: np.ndarray, affine: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_another_grid(_: Path, scans: dict[str, Path], *, output_dir: Path) -> None:
+        for name in scans:
+            write_scan(output_dir / name / "segmentation.nii.gz", prediction, affine)
+
+    monkeypatch.setattr(bundle, "segment", on_another_grid)
+    with pytest.raises(InputError, match=r"predictions/v1/segmentation.nii.gz.*truth's shape") as caught:
+        evaluate.run("tiny")
+    assert caught.value.reason == "other-grid"
+
+
+@pytest.mark.usefixtures("experiment")
+@pytest.mark.parametrize(("text", "reason"), [
+    ("lesion_labels: [tumour]\n", "unknown-label"), ("lesion_diameters_mm: [5, 3]\n", "bad-edges"),
+    ("lesion_diameters_mm: 3\n", "bad-edges"), ("lesion_labels: lesion\n", "unknown-label"),
+    ("pictures: many\n", "bad-count"),
+])
+def test_settings_that_do_not_fit_are_refused_before_inference(
+    text: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "segment", lambda *_, **__: pytest.fail("inference was started"))
+    Path("configs/tiny/evaluation.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"evaluation\.yaml") as caught:
+        evaluate.run("tiny")
+    assert caught.value.reason == reason
+
+
+@pytest.mark.usefixtures("experiment")
+def test_an_index_without_test_cases_is_refused() -> None:
+    path = WORK / "index.json"
+    content = json.loads(path.read_text())
+    content["cases"] = [{**case, "split": "train"} for case in content["cases"]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no validation or test case"):
+        evaluate.run("tiny")
