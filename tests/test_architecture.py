@@ -63,3 +63,9 @@ def test_a_stage_depends_on_exactly_the_modules_it_imports(stage: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "pipeline").rglob("*.py")), ids=lambda path: path.name)
 def test_no_file_is_over_300_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 300
+
+
+def test_the_report_depends_on_every_template_it_renders() -> None:
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline/stages").iterdir()
+                 if path.suffix in {".j2", ".css", ".js"}}
+    assert templates == {entry for entry in STAGES["report"]["deps"] if entry.endswith((".j2", ".css", ".js"))}

@@ -1,0 +1,231 @@
+"""The report of a fabricated experiment: its numbers, its pictures, one file that loads nothing."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_evaluation import EVALUATION, WORK, enter_experiment, write_predictions
+
+from pipeline import bundle
+from pipeline.records.errors import InputError
+from pipeline.records.tables import TrainingPoint, write_table
+from pipeline.stages import evaluate, report
+from pipeline.stages.report import axis_over
+
+HTML, MARKDOWN = Path("reports/tiny/index.html"), Path("reports/tiny/report.md")
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Collects elements and checks that they are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.text += " " if tag in ("td", "th") else ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """Returns the attributes of all elements of one kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def finish_experiment() -> None:
+    """Writes what the stages beside evaluate leave behind."""
+    history = [TrainingPoint(50 * epoch, epoch, 2.0 / epoch, 0.8125 if epoch == 4 else math.nan, 0.002)
+               for epoch in range(1, 5)]
+    write_table(WORK / "history.csv", TrainingPoint, history)
+    (WORK / "plan.yaml").write_text("spacing_mm: [1.0, 1.0, 2.0]\nslice_axis: null\nnetwork_def: {_target_: UNet}\n")
+    finding = {"check": "not-finite", "severity": "error", "case_id": "x9", "file": "imagesTr/x9.nii.gz",
+               "found": "3 voxels <nan>", "wanted": "finite values", "remedy": "export it again"}
+    (WORK / "audit.json").write_text(json.dumps([finding]))
+    (WORK / "bundle/models").mkdir(parents=True, exist_ok=True)
+    (WORK / "bundle/models/model.pt.sha256").write_text("ab12cd  model.pt\n")
+    evaluate.run("tiny")
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setattr(bundle, "segment", write_predictions)
+    enter_experiment(tmp_path, monkeypatch, depth=getattr(request, "param", 6))
+    finish_experiment()
+
+
+def page() -> Page:
+    report.run("tiny")
+    return Page(HTML.read_text())
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.usefixtures("experiment")
+def test_the_page_answers_how_good_and_what_was_missed() -> None:
+    text = words(page().text)
+    # (0.583 + 0.471) / 2; t3 is the lost scan.
+    assert "Mean test Dice 0.527 over 3 cases. Weakest label: lesion, 0.471. Worst case: t3, 0.000." in text
+    assert "1 of 3 lesions found. 1 of 3 scans lost" in text
+    assert "missed: lesion of 1.6 mm, 0.00 mL" in text
+    assert "t3: organ, 0.06 mL of truth (scan lost: its gzip ends early)" in text
+    assert "1-3 mm 0 1 0.00" in text
+    assert "3-6 mm 1 2 0.50" in text
+
+
+@pytest.mark.usefixtures("experiment")
+def test_the_page_says_on_which_data_and_what_was_run() -> None:
+    text = words(page().text)
+    for expected in ("train 1 1 1 1", "validation 1 1 1 0", "test 3 3 3 2", "Licence CC0-1.0", "12 × 10 × 6 voxels",
+                     "1 × 1 × 2 mm", "not-finite error imagesTr/x9.nii.gz 3 voxels <nan>", "slice_axis none",
+                     "_target_: UNet", "ab12cd", "Validation Dice, best 0.812 at iteration 200",
+                     "Training loss, last 0.500", "Research use only"):
+        assert expected in text
+
+
+@pytest.mark.usefixtures("experiment")
+def test_the_page_is_one_file_that_loads_nothing() -> None:
+    content = page()
+    assert sorted(path.name for path in Path("reports/tiny").iterdir()) == ["index.html", "report.md"]
+    html = HTML.read_text()
+    assert re.search(r"https?:|//[a-z]+\.|@import|url\(", html) is None
+    assert content.all("link") == content.all("iframe") == []
+    assert all("src" not in script for script in content.all("script"))
+    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in content.all("img"))
+
+
+@pytest.mark.usefixtures("experiment")
+def test_pictures_and_charts_have_alternative_texts() -> None:
+    content = page()
+    # Worst t1, best t2, and the missed lesion of t1; t3 has nothing to show.
+    alternatives = [str(image["alt"]) for image in content.all("img")]
+    assert [text.split(":")[0] for text in alternatives] == ["Missed lesion in t1", "Worst case t1", "Best case t2"]
+    assert "Dice organ 0.750, lesion 0.941" in alternatives[1]
+    charts = [svg["aria-label"] for svg in content.all("svg")]
+    assert len(charts) == 3
+    assert all(charts)
+    assert len(content.all("circle")) == 5 + 1  # five defined Dice values of test cases, one validation
+
+
+@pytest.mark.usefixtures("experiment")
+def test_every_case_is_in_the_sortable_table() -> None:
+    html = page() and HTML.read_text()
+    (table,) = re.findall(r'<table class="sortable">.*?</table>', html, flags=re.DOTALL)
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL)[1:]]
+    # Eight distances of 0 and B's sqrt(5² + 4²) mm: the 95th percentile lies 0.6 of the way between the last two.
+    assert ["t1", "test", "lesion", "0.941", "0.889", "1.000", "3.84", "0.02", "0.02", "0", "scored"] in rows
+    assert [row[:3] for row in rows[:3]] == [["t3", "test", "lesion"], ["t3", "test", "organ"],
+                                             ["v1", "validation", "lesion"]]
+    assert rows[-1] == ["t2", "test", "lesion", "–", "–", "–", "–", "0.00", "0.00", "0", "both", "empty"]
+    assert table.count('<button type="button">') == 11
+
+
+@pytest.mark.usefixtures("experiment")
+def test_markdown_holds_the_same_numbers() -> None:
+    report.run("tiny")
+    text = MARKDOWN.read_text()
+    assert "Mean test Dice 0.527 over 3 cases." in text
+    assert "| organ | 3 | 0.583 | 0.750 | 0.000 | 0.583 |" in text
+    assert "| 3-6 mm | 1 | 2 | 0.50 |" in text
+    assert "| t3 (lost: its gzip ends early) | 0.000 |" in text
+    assert "1 train, 1 validation, 3 test cases. 1 audit finding." in text
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_rerun_gives_the_same_bytes() -> None:
+    report.run("tiny")
+    first = HTML.read_bytes(), MARKDOWN.read_bytes()
+    report.run("tiny")
+    assert (HTML.read_bytes(), MARKDOWN.read_bytes()) == first
+
+
+@pytest.mark.usefixtures("experiment")
+@pytest.mark.parametrize("experiment", [1], indirect=True)
+def test_2d_images_are_shown_as_one_picture_each() -> None:
+    content = page()
+    assert "the circle of equal area" in words(content.text)
+    assert [str(image["alt"]).split(" with ")[0] for image in content.all("img")] == [
+        "Worst case t1: image", "Best case t2: image"]
+    assert all(int(str(image["width"])) == 384 for image in content.all("img"))
+
+
+@pytest.mark.usefixtures("experiment")
+def test_names_cannot_inject_markup() -> None:
+    path = WORK / "cases.csv"
+    path.write_text(path.read_text().replace("t3,", "<script>alert(1)</script>,"))
+    report.run("tiny")
+    assert "<script>alert" not in HTML.read_text()
+    assert "&lt;script&gt;alert" in HTML.read_text()
+
+
+@pytest.mark.usefixtures("experiment")
+def test_an_experiment_without_test_cases_has_a_report() -> None:
+    path = WORK / "index.json"
+    content: dict[str, Any] = json.loads(path.read_text())
+    content["cases"] = [case for case in content["cases"] if case["split"] != "test"]
+    path.write_text(json.dumps(content))
+    evaluate.run("tiny")
+    assert "No test case has a score." in words(page().text)
+
+
+@pytest.mark.usefixtures("experiment")
+def test_without_pictures_and_lesions_there_is_a_report() -> None:
+    Path("configs/tiny/evaluation.yaml").write_text("pictures: 0\n")
+    evaluate.run("tiny")
+    content = page()
+    assert content.all("img") == []
+    assert "found by size" not in content.text
+    assert "No label is scored lesion by lesion." in MARKDOWN.read_text()
+    assert EVALUATION.count("lesion") == 3  # the fixture has them, so the lines above could fail
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_missing_table_is_an_input_error_and_nothing_is_written() -> None:
+    (WORK / "history.csv").unlink()
+    with pytest.raises(InputError, match=r"work/tiny/history\.csv: no such file"):
+        report.run("tiny")
+    assert not HTML.exists()
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ([0.82, 0.97, 1.0], (0.8, 0.85, 0.9, 0.95, 1.0)),
+    ([0.0, 1.0], (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+    ([0.0, 3000.0], (0.0, 1000.0, 2000.0, 3000.0)),
+    ([0.9, 0.9], None),
+    ([1.0], None),
+    ([], (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+    ([0.0], None),
+    ([-1.5, 0.25], (-1.5, -1.0, -0.5, 0.0, 0.5)),
+])
+def test_axes_have_round_ticks_around_all_values(values: list[float], expected: tuple[float, ...] | None) -> None:
+    axis = axis_over(values)
+    assert expected is None or axis.ticks == expected
+    assert 2 <= len(axis.ticks) <= 6
+    assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in values)
+
+
+def test_the_stage_starts_without_torch() -> None:
+    code = "import sys, pipeline.stages.report; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
