@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.records.errors import InputError
 from pipeline.records.files import sha256_of_text, write_json
 
 Split = Literal["train", "validation", "test"]
@@ -60,7 +61,14 @@ def write_index(path: Path, index: Index) -> None:
 
 
 def read_index(path: Path) -> Index:
-    """Reads an index that `write_index` wrote."""
+    """Reads an index that `write_index` wrote.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if not path.is_file():
+        raise InputError(path, found="no such file", wanted="the index that the audit writes", reason="missing-index",
+                         remedy="run the audit, or `python -m pipeline run --experiment NAME`")
     content = json.loads(path.read_text(encoding="utf-8"))
     cases = tuple(_case(entry) for entry in content.pop("cases"))
     return Index(**content, cases=cases)

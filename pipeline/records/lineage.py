@@ -1,12 +1,15 @@
 """Where results come from: the digest of everything that could change a training's weights, and the commit."""
 
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.records.files import sha256_of_file, sha256_of_text
 from pipeline.records.strict_yaml import read_yaml
 
 DVC_FILE = Path("dvc.yaml")
+# What can change a result, and so is named wherever results are.
+PACKAGES = ("segline", "torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom")
 
 
 def lineage_of_training(experiment: str) -> str:
@@ -17,6 +20,11 @@ def lineage_of_training(experiment: str) -> str:
     dependencies = read_yaml(DVC_FILE)["stages"]["train"]["deps"]
     paths = sorted(str(entry).replace("${item.experiment}", experiment) for entry in dependencies)
     return sha256_of_text("\n".join(f"{path} {_digest(Path(path))}" for path in paths))
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the installed version of each package in `PACKAGES`."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def git_commit() -> str:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import yaml
 from pipeline.records.files import folder_written_aside, sha256_of_file, write_json, write_text, written_aside
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
 from pipeline.records.index import Index, read_index
-from pipeline.records.lineage import git_commit
+from pipeline.records.lineage import git_commit, package_versions
 
 LOCK = Path("requirements.lock")
-PACKAGES = ("segline", "monai", "torch", "numpy", "nibabel", "SimpleITK", "pytorch-ignite", "pydicom", "scipy")
 # Zip keeps times; the earliest it can say stands for "no time", so that the same bundle gives the same bytes.
 NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -78,7 +76,7 @@ def _provenance(experiment: str, index: Index) -> dict[str, Any]:
         "data_licence": index.licence,
         "code_licence": "Apache-2.0",
         "git_commit": git_commit(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "requirements_lock_sha256": sha256_of_file(LOCK),
     }
 

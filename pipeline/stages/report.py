@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pipeline.metrics import size_class, size_classes
 from pipeline.records.files import write_text
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import SPLITS, Index, read_index
+from pipeline.records.lineage import package_versions
 from pipeline.records.plan import COMMENTS
 from pipeline.records.settings import EvaluationSettings, read_evaluation_settings
 from pipeline.records.strict_yaml import read_yaml
@@ -42,7 +42,6 @@ from pipeline.records.summaries import (
 )
 from pipeline.records.tables import CaseScore, LesionScore, TrainingPoint, read_metrics, read_table
 
-PACKAGES = ("segline", "torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom")
 # The audit's own report holds the rest.
 MOST_FINDINGS = 50
 
@@ -100,7 +99,7 @@ def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, An
         "plan": read_yaml(folders.plan), "plan_comments": COMMENTS,
         "findings": json.loads(folders.audit_json.read_text(encoding="utf-8")), "most_findings": MOST_FINDINGS,
         "weights_sha256": _weights_digest(folders.bundle),
-        "packages": {"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "packages": {"Python": platform.python_version(), **package_versions()},
     }
 
 
