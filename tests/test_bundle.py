@@ -27,7 +27,7 @@ ENTRY_POINTS = {"imports", "initialize", "run", "bundle_root", "dataset_dir", "i
 def assembled(folder: Path, **overrides: Any) -> Path:
     index = Index("liver", "data/raw/liver", "CT", "CC0", {"organ": 1, "lesion": 2}, ())
     statistics = {"low": -50.0, "high": 200.0, "mean": 60.0, "std": 40.0}
-    fingerprint = Fingerprint(("a",), ((40, 36, 20),), ((1.5, 1.5, 3.0),), statistics)
+    fingerprint = Fingerprint(("a",), ((40, 36, 20),), ((1.5, 1.5, 3.0),), {"organ": 900, "lesion": 9}, statistics)
     write_plan(folder / "plan.yaml", make_plan(fingerprint, index, overrides=overrides))
     assemble_bundle(TEMPLATE, folder / "bundle", plan=folder / "plan.yaml")
     return folder / "bundle"

@@ -6,17 +6,19 @@ from pipeline.engine.topology import ARCHITECTURES, batch_size_for, network_defi
 from pipeline.records.errors import InputError
 
 
-def test_a_small_isotropic_scan_is_one_patch_rounded_up_to_what_pooling_needs() -> None:
-    topology = plan_topology((36, 50, 35), (1.0, 1.0, 1.0), architecture="UNet")
-    # 36, 50 and 35 can be halved three times before an edge falls below 4 (36 / 8 = 4.5), so multiples of 8.
-    assert topology.patch_size == (40, 56, 40)
+def test_a_scan_within_the_budget_is_one_patch_rounded_up_to_what_pooling_needs() -> None:
+    topology = plan_topology((30, 33, 28), (1.0, 1.0, 1.0), architecture="UNet")
+    # 30, 33 and 28 can be halved three times (a fourth gives less than 2.5 voxels), so multiples of 8.
+    assert topology.patch_size == (32, 40, 32)
     assert topology.strides == ((2, 2, 2),) * 3
 
 
-def test_a_large_scan_gives_a_patch_of_equal_millimetres_within_the_budget() -> None:
+def test_a_larger_scan_gives_a_patch_of_equal_millimetres_within_the_budget() -> None:
     topology = plan_topology((512, 512, 200), (0.8, 0.8, 1.6), architecture="UNet")
-    # Equal sides of s mm: (s / 0.8)^2 * (s / 1.6) = 2^17 gives s = 51.2, so 64 x 64 x 32.
-    assert topology.patch_size == (64, 64, 32)
+    # Equal sides of s mm: (s / 0.8)^2 * (s / 1.6) = 2^15 gives s = 32.2, so 40 x 40 x 20 voxels; four halvings in
+    # plane (40 / 16 = 2.5) and three across (20 / 8 = 2.5), which wait for one in plane, make them multiples of 16, 8.
+    assert topology.patch_size == (48, 48, 24)
+    assert topology.strides == ((2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
 def test_a_coarse_axis_is_not_halved_until_the_others_have_caught_up() -> None:
@@ -26,12 +28,12 @@ def test_a_coarse_axis_is_not_halved_until_the_others_have_caught_up() -> None:
 
 
 def test_basic_unet_takes_multiples_of_sixteen() -> None:
-    assert plan_topology((36, 50, 35), (1.0, 1.0, 1.0), architecture="BasicUNet").patch_size == (48, 64, 48)
+    assert plan_topology((30, 33, 28), (1.0, 1.0, 1.0), architecture="BasicUNet").patch_size == (32, 48, 32)
 
 
-@pytest.mark.parametrize(("patch", "batch"), [((40, 56, 40), 4), ((128, 128, 128), 2), ((32, 32), 32)])
+@pytest.mark.parametrize(("patch", "batch"), [((40, 56, 40), 2), ((128, 128, 128), 2), ((32, 32), 32)])
 def test_batch_fills_the_voxel_budget_within_its_bounds(patch: tuple[int, ...], batch: int) -> None:
-    # 3 * 2^17 = 393216 voxels: 89600 fit 4 times; 2097152 not once (2 at least); 1024 fit 384 times (32 at most).
+    # 3 * 2^16 = 196608 voxels: 89600 fit twice; 2097152 not once (2 at least); 1024 fit 192 times (32 at most).
     assert batch_size_for(patch) == batch
 
 

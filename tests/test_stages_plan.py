@@ -10,6 +10,7 @@ from pipeline.records.index import Index, IndexedCase
 from pipeline.records.plan import read_plan, write_plan
 from pipeline.stages.plan import (
     Fingerprint,
+    class_weights,
     make_plan,
     read_overrides,
     take_fingerprint,
@@ -17,12 +18,14 @@ from pipeline.stages.plan import (
     typical_spacing_mm,
 )
 
-CASE = IndexedCase("a", "a", "train", "a.nii.gz", "l.nii.gz", (10, 20, 30), (1.0, 2.0, 3.0), "RAS", {}, "", "")
+CASE = IndexedCase(
+    "a", "a", "train", "a.nii.gz", "l.nii.gz", (10, 20, 30), (1.0, 2.0, 3.0), "RAS", {"one": 9, "two": 0}, "", ""
+)
 INDEX = Index("d", ".", "MR", "CC0", {"one": 1, "two": 2}, (CASE,))
 
 
 def fingerprint_of(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Fingerprint:
-    return Fingerprint(cases=("a",), shapes=(shape,), spacings_mm=(spacing,), foreground=None)
+    return Fingerprint(("a",), (shape,), (spacing,), {"one": 100, "two": 10}, None)
 
 
 def test_geometry_is_reordered_to_ras_axes() -> None:
@@ -53,14 +56,21 @@ def test_ct_statistics_are_of_voxels_inside_labels(tmp_path: Path) -> None:
     assert foreground["mean"] == pytest.approx(199.5)
 
 
-def test_spacing_is_the_median() -> None:
-    fingerprint = Fingerprint(("a", "b", "c"), ((50, 50, 50),) * 3, ((1, 1, 1), (1, 1, 2), (1, 1, 9)), None)
+def test_spacing_is_the_first_quartile() -> None:
+    spacings = ((1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 1, 3), (1, 1, 3))
+    fingerprint = Fingerprint(("a",) * 5, ((50, 50, 50),) * 5, spacings, {}, None)
     assert typical_spacing_mm(fingerprint) == (1.0, 1.0, 2.0)
 
 
+def test_class_weights_are_inverse_to_the_cube_root_of_the_share() -> None:
+    # Of 1000 voxels 8 and 1 are labelled: cube roots of the shares are 0.997, 0.2 and 0.1; inverse 1.003, 5, 10.
+    fingerprint = Fingerprint(("a",), ((10, 10, 10),), ((1, 1, 1),), {"one": 8, "two": 1}, None)
+    assert class_weights(fingerprint, ["one", "two"]) == pytest.approx((0.188, 0.938, 1.875), abs=1e-3)
+
+
 def test_a_very_coarse_axis_takes_its_tenth_percentile() -> None:
-    spacings = tuple((1.0, 1.0, float(step)) for step in range(4, 15))  # median 9, 10th percentile 5
-    fingerprint = Fingerprint(("a",) * 11, ((200, 200, 20),) * 11, spacings, None)
+    spacings = tuple((1.0, 1.0, float(step)) for step in range(4, 15))  # first quartile 6.5, 10th percentile 5
+    fingerprint = Fingerprint(("a",) * 11, ((200, 200, 20),) * 11, spacings, {}, None)
     assert typical_spacing_mm(fingerprint) == (1.0, 1.0, 5.0)
 
 

@@ -2,7 +2,8 @@
 
 The rules follow nnU-Net's (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, supplementary note 6): a patch covers
 equal millimetres along all axes as far as the scans reach, and an axis is halved while it stays long enough and not
-much coarser than the finest one. The budgets are sized for minutes of training on two CPU cores, not for a dataset.
+much coarser than the finest one. The budgets are sized for minutes of training on two CPU cores, not for a dataset:
+there, many small patches learn faster than few large ones (docs/benchmarks.md).
 """
 
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 
 from pipeline.records.errors import InputError
 
-PATCH_VOXELS = {2: 2**16, 3: 2**17}
-BATCH_VOXELS = 3 * 2**17
+PATCH_VOXELS = {2: 2**16, 3: 2**15}
+BATCH_VOXELS = 3 * 2**16
 LARGEST_BATCH = 32
-DEEPEST_EDGE = 4  # voxels: shorter feature maps carry no more context
+DEEPEST_EDGE = 2.5  # voxels, before the patch is rounded up: shorter feature maps carry no more context
 FEATURES = {2: 32, 3: 16}
 MOST_FEATURES = 256
 MOST_POOLINGS = 5
@@ -37,7 +38,9 @@ def plan_topology(shape: tuple[int, ...], spacing_mm: tuple[float, ...], *, arch
         strides: tuple[tuple[int, ...], ...] = ((2,) * len(shape),) * BASIC_UNET_POOLINGS
     else:
         strides = _strides(wanted, spacing_mm)
-    return Topology(tuple(_round_up(size, axis, strides) for axis, size in enumerate(wanted)), strides)
+    multiples = [prod(stride[axis] for stride in strides) for axis in range(len(shape))]
+    patch = (-(-size // multiple) * multiple for size, multiple in zip(wanted, multiples, strict=True))
+    return Topology(tuple(patch), strides)
 
 
 def batch_size_for(patch_size: tuple[int, ...]) -> int:
@@ -101,15 +104,10 @@ def _strides(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[tup
         stride = tuple(
             2 if is_long and step < 2 * finest else 1 for step, is_long in zip(steps, long, strict=True)
         )
-        if max(stride) == 1:
+        if stride.count(2) < 2:  # one axis alone is not worth a level of the network
             break
         edges = [edge / factor for edge, factor in zip(edges, stride, strict=True)]
         steps = [step * factor for step, factor in zip(steps, stride, strict=True)]
         strides.append(stride)
     return tuple(strides)
-
-
-def _round_up(size: int, axis: int, strides: tuple[tuple[int, ...], ...]) -> int:
-    multiple = prod(tuple(stride[axis] for stride in strides))
-    return -(-size // multiple) * multiple
 

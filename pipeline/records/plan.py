@@ -27,6 +27,7 @@ COMMENTS = {
     "validate_every": "Epochs between two validations.",
     "learning_rate": "Peak of the warm-up and cosine schedule.",
     "foreground_fraction": "Share of patches centred on a voxel of a label, each present label equally often.",
+    "class_weights": "Of background and each label in the loss: the rarer, the heavier, because a miss costs more.",
     "rotation_rad": "Largest rotation of the augmentation about x, y, z (2D: the first counts).",
     "seed": "Seeds weights, patches and augmentation.",
 }
@@ -50,6 +51,7 @@ class Plan:
     validate_every: int
     learning_rate: float
     foreground_fraction: float
+    class_weights: tuple[float, ...]
     rotation_rad: tuple[float, float, float]
     seed: int
 
@@ -75,7 +77,7 @@ def read_plan(path: Path) -> Plan:
     """
     content = read_yaml(path)
     refuse_unknown_keys(set(content), {item.name for item in fields(Plan)}, path)
-    tuples = {key: tuple(content[key]) for key in ("spacing_mm", "patch_size", "rotation_rad")}
+    tuples = {key: tuple(content[key]) for key in ("spacing_mm", "patch_size", "class_weights", "rotation_rad")}
     return Plan(**{**content, **tuples})
 
 

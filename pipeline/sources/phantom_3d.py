@@ -18,7 +18,7 @@ ORGAN, LESION = 1, 2
 DESCRIPTION_3D = PhantomDescription(
     name="phantom_3d", modality="CT", labels={"organ": ORGAN, "lesion": LESION}, dimensions=3,
     description="Synthetic CT-like torsos: a liver-like organ with zero to four lesions of 3 to 25 mm")
-PATIENTS_3D = 36
+PATIENTS_3D = 64
 LARGEST_SHAPE = (96, 80, 32)
 FIELD_OF_VIEW_MM = (146.0, 116.0, 84.0)
 SECOND_SCAN_ODDS = 0.15
