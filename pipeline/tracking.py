@@ -46,7 +46,7 @@ class RunContent:
 
 def store_uri() -> str:
     """Returns where runs go: MLFLOW_TRACKING_URI, else a SQLite file in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{STORE.absolute()}")
+    return os.environ.get("MLFLOW_TRACKING_URI", _local_store())
 
 
 def printable_store() -> str:
@@ -90,6 +90,10 @@ def publisher_of_curves(run_id: str | None) -> Callable[[dict[str, float], int],
             lost.append(error)
 
     return publish
+
+
+def _local_store() -> str:
+    return f"sqlite:///{STORE.absolute()}"
 
 
 def _publish_nothing(_values: dict[str, float], _step: int) -> None:
@@ -136,7 +140,7 @@ def _experiment_id(client: "MlflowClient", experiment: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     # A server keeps artifacts where it likes; the local store would put them below the folder of its own choice.
-    location = None if "MLFLOW_TRACKING_URI" in os.environ else ARTIFACTS.absolute().as_uri()
+    location = ARTIFACTS.absolute().as_uri() if store_uri() == _local_store() else None
     return str(client.create_experiment(experiment, artifact_location=location))
 
 

@@ -43,6 +43,7 @@ def test_a_run_is_complete_and_tracking_again_adds_nothing(content: tracking.Run
 
     run = client().get_run(run_id)
     assert run.info.status == "FINISHED"
+    assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(Path("mlartifacts").absolute())
     assert run.data.params == {"iterations": "20"}
     assert run.data.metrics["test.dice.mean"] == 0.5
     assert run.data.tags["git_commit"] == "c0ffee"
