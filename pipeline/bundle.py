@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
@@ -101,7 +100,29 @@ def segment(bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path) -
     return list(parser.get_parsed_content("evaluator").segment_all())
 
 
-def weights_of(bundle_root: Path) -> dict[str, torch.Tensor]:
-    """Loads a trained bundle's best weights, without running any code they could carry."""
-    state: dict[str, torch.Tensor] = torch.load(bundle_root / "models" / WEIGHTS, map_location="cpu", weights_only=True)
-    return state
+class RegisteredBundle:
+    """A trained bundle as MLflow's model registry hands it out: `mlflow.pyfunc.load_model(...).predict(table)`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def predict(self, table: Any, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Segments the scan in each row of a table with the columns `scan` and `output_dir`, both paths.
+
+        Returns:
+            For each scan its input, status, output folder and volumes in mL, in order.
+        """
+        from pipeline.imaging.discovery import find_scans
+
+        results = []
+        for scan, output_dir in zip(table["scan"], table["output_dir"], strict=True):
+            scans = {found.name: found.path for found in find_scans(Path(scan))}
+            results += segment(self.root, scans, output_dir=Path(output_dir))
+        return [{"input": result.relative, "status": result.status, "message": result.message,
+                 "folder": str(result.folder) if result.folder else None, "volumes_ml": dict(result.volumes_ml)}
+                for result in results]
+
+
+def _load_pyfunc(data_path: str) -> RegisteredBundle:
+    """Where MLflow enters: it calls this by name with the folder of the registered bundle."""
+    return RegisteredBundle(Path(data_path))

@@ -7,6 +7,7 @@ The store is SQLite beside the project unless MLFLOW_TRACKING_URI names another.
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,8 @@ def _register(client: "MlflowClient", experiment: str, run_id: str, content: Run
     if client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
         return
     texts = Schema([ColSpec("string", "scan"), ColSpec("string", "output_dir")])
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example")  # the signature is given, not inferred
         mlflow.pyfunc.log_model(
             name="model", loader_module="pipeline.bundle", data_path=str(content.model_folder),
             code_paths=[str(Path(__file__).parent)], pip_requirements=list(content.requirements),

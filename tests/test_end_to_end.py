@@ -144,3 +144,15 @@ def test_the_same_state_has_one_run_with_a_registered_model(project: Project) ->
     assert runs[0].data.metrics.keys() >= {"train_loss", "validation_dice", "test.dice.mean", "test.recall.mean"}
     assert len(client.get_metric_history(runs[0].info.run_id, "train_loss")) == 2  # epochs
     assert len(client.search_model_versions(f"name='segline-{project.experiment}'")) == 1
+
+
+def test_the_registered_model_segments(project: Project, tmp_path: Path) -> None:
+    evaluated = sorted((project.root / "work" / project.experiment / "predictions").glob("*/segmentation.nii.gz"))[0]
+    scan = project.root / "data/raw" / project.experiment / "imagesTr" / f"{evaluated.parent.name}.nii.gz"
+    code = (
+        "import mlflow, pandas; mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        f"model = mlflow.pyfunc.load_model('models:/segline-{project.experiment}/1');"
+        f"model.predict(pandas.DataFrame({{'scan': ['{scan}'], 'output_dir': ['{tmp_path}']}}))"
+    )
+    project.run(sys.executable, "-c", code)
+    assert (tmp_path / evaluated.parent.name / "segmentation.nii.gz").read_bytes() == evaluated.read_bytes()
