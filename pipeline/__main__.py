@@ -4,7 +4,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from pipeline.records.errors import InputError
+from pipeline.records.errors import InputError, input_error_behind
 
 STAGES = {
     "audit": "check raw cases and split them by patient",
@@ -45,6 +45,12 @@ def main() -> int:
             import_module(f"pipeline.stages.{arguments.name}").run(subject)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        cause = input_error_behind(error)
+        if cause is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr)
         return 1
     except FileNotFoundError as error:
         print(f"error: {error.filename}: no such file; expected what an earlier stage writes; run `python -m pipeline "

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,15 @@ def planned_metadata(metadata: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
         "dtype": "float32", "value_range": [], "is_patch_data": True, "channel_def": names,
     }
     data_format = {"inputs": {"image": image}, "outputs": {"pred": prediction}}
-    return {**metadata, "network_data_format": data_format}
+    return {**metadata, **_installed_versions(metadata), "network_data_format": data_format}
+
+
+def _installed_versions(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the versions that the bundle is trained with, which need not be those of the template."""
+    # What follows a plus is the build (`2.13.0+cpu`), which a package index does not know.
+    found = {name: version(name).partition("+")[0] for name in metadata["required_packages_version"]}
+    return {"monai_version": version("monai"), "pytorch_version": version("torch").partition("+")[0],
+            "numpy_version": version("numpy"), "required_packages_version": found}
 
 
 def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:

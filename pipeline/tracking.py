@@ -7,6 +7,7 @@ The store is SQLite beside the project unless MLFLOW_TRACKING_URI names another.
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,9 @@ def _fill(client: "MlflowClient", run_id: str, content: RunContent) -> None:
     from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
     params = [Param(name, value) for name, value in content.params.items()]
-    metrics = [Metric(name, value, 0, 0) for name, value in content.metrics.items()]
+    # The latest time wins, so that a second evaluation of the same training replaces the first.
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0) for name, value in content.metrics.items()]
     tags = [RunTag(name, value) for name, value in content.tags.items()]
     client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
     known = {name: {point.step for point in client.get_metric_history(run_id, name)} for name in content.curves}
@@ -174,8 +177,6 @@ def _fill(client: "MlflowClient", run_id: str, content: RunContent) -> None:
 
 
 def _log_curves(client: "MlflowClient", run_id: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    import time
-
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

@@ -69,3 +69,9 @@ def test_the_report_depends_on_every_template_it_renders() -> None:
     templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline/stages").iterdir()
                  if path.suffix in {".j2", ".css", ".js"}}
     assert templates == {entry for entry in STAGES["report"]["deps"] if entry.endswith((".j2", ".css", ".js"))}
+
+
+def test_bundle_py_alone_imports_monai_bundle() -> None:
+    importers = {file.relative_to(ROOT).as_posix() for file in (ROOT / "pipeline").rglob("*.py")
+                 if re.search(r"^\s*(from|import) monai\.bundle", file.read_text(), re.MULTILINE)}
+    assert importers == {"pipeline/bundle.py"}

@@ -146,6 +146,24 @@ def test_the_same_state_has_one_run_with_a_registered_model(project: Project) ->
     assert len(client.search_model_versions(f"name='segline-{project.experiment}'")) == 1
 
 
+def test_what_comes_from_the_cache_ends_in_a_complete_run_as_well(project: Project) -> None:
+    from mlflow import MlflowClient
+
+    first = project.results()
+    for name in ("work", "models", "reports", "mlartifacts"):
+        shutil.rmtree(project.root / name)
+    (project.root / "mlflow.db").rename(project.root / "mlflow.db.before")
+    try:
+        assert "python -m pipeline train" not in project.reproduce()
+        assert project.results() == first
+        client = MlflowClient(tracking_uri=f"sqlite:///{project.root / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name(project.experiment).experiment_id])
+        assert [run.info.status for run in runs] == ["FINISHED"]
+        assert len(client.get_metric_history(runs[0].info.run_id, "train_loss")) == 2
+    finally:
+        (project.root / "mlflow.db.before").unlink()
+
+
 def test_the_registered_model_segments(project: Project, tmp_path: Path) -> None:
     evaluated = sorted((project.root / "work" / project.experiment / "predictions").glob("*/segmentation.nii.gz"))[0]
     scan = project.root / "data/raw" / project.experiment / "imagesTr" / f"{evaluated.parent.name}.nii.gz"

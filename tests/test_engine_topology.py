@@ -6,10 +6,11 @@ from pipeline.engine.topology import ARCHITECTURES, batch_size_for, network_defi
 from pipeline.records.errors import InputError
 
 
-def test_a_scan_within_the_budget_is_one_patch_rounded_up_to_what_pooling_needs() -> None:
-    topology = plan_topology((30, 33, 28), (1.0, 1.0, 1.0), architecture="UNet")
-    # 30, 33 and 28 can be halved three times (a fourth gives less than 2.5 voxels), so multiples of 8.
-    assert topology.patch_size == (32, 40, 32)
+def test_a_scan_of_up_to_two_budgets_is_one_patch_rounded_up_to_what_pooling_needs() -> None:
+    topology = plan_topology((36, 50, 35), (1.0, 1.0, 1.0), architecture="UNet")
+    # 63000 voxels are less than 2 * 2^15. 36 and 35 can be halved three times (a fourth gives less than 2.5), so
+    # multiples of 8; the fourth halving of 50 alone is not worth a level.
+    assert topology.patch_size == (40, 56, 40)
     assert topology.strides == ((2, 2, 2),) * 3
 
 

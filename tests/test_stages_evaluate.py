@@ -164,3 +164,12 @@ def test_an_index_without_test_cases_is_refused() -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="no validation or test case"):
         evaluate.run("tiny")
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_bundle_that_segments_nothing_is_an_error_and_not_a_score_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "segment", lambda *_, **__: [])
+    with pytest.raises(InputError) as caught:
+        evaluate.run("tiny")
+    assert caught.value.reason == "all-scans-lost"
+    assert not Path("work/tiny/metrics.json").exists()

@@ -7,7 +7,7 @@ import pytest
 from pipeline.imaging.nifti import write_nifti
 from pipeline.records.errors import InputError
 from pipeline.records.index import Index, IndexedCase
-from pipeline.records.plan import read_plan, write_plan
+from pipeline.records.plan import check_plan, read_plan, write_plan
 from pipeline.stages.plan import (
     Fingerprint,
     class_weights,
@@ -111,6 +111,19 @@ def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path
     write_plan(tmp_path / "b.yaml", plan)
     assert read_plan(tmp_path / "a.yaml") == plan
     assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("overrides", [
+    {"patch_size": [41, 56, 40]}, {"patch_size": [64, 64]}, {"spacing_mm": [1.0, 1.0]}, {"labels": {"one": 1}},
+    {"class_weights": [1.0, 1.0]}, {"epochs": 0}, {"validate_every": 99}, {"iterations": 10},
+])
+def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object]) -> None:
+    plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, overrides={})
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    check_plan(plan, Path("bundle.yaml"), labels=INDEX.labels)
+    with pytest.raises(InputError, match=r"^bundle\.yaml: `\w+: .*`; expected .*; correct it") as caught:
+        check_plan(replace(plan, **tuples), Path("bundle.yaml"), labels=INDEX.labels)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_override_names_the_nearest_key(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ CURVE = {"train_loss": [(10, 1.5), (20, 1.0)]}
 def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.RunContent:
     """What a tiny experiment would hand over, in a working directory of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # Set first: MLflow sets it too, and undoing the deletion alone would leave its value to later tests.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     model = tmp_path / "models/tiny"
     model.mkdir(parents=True)
     (model / "weights").write_text("w")
@@ -53,6 +55,13 @@ def test_a_run_is_complete_and_tracking_again_adds_nothing(content: tracking.Run
     tables = {item.path for item in client().list_artifacts(run_id, "tables")}
     assert tables == {"tables/cases.csv", "tables/cases.json"}
     assert [version.run_id for version in client().search_model_versions("name='segline-tiny'")] == [run_id]
+
+
+def test_a_second_evaluation_replaces_the_first_even_if_it_is_worse(content: tracking.RunContent) -> None:
+    tracking.complete_run("tiny", lineage="l1", content=content)
+    run_id = tracking.complete_run("tiny", lineage="l1", content=replace(content, digest="d2", metrics={"dice": 0.4}))
+    run_id = tracking.complete_run("tiny", lineage="l1", content=replace(content, digest="d3", metrics={"dice": 0.3}))
+    assert client().get_run(run_id).data.metrics["dice"] == 0.3
 
 
 def test_another_lineage_is_another_run(content: tracking.RunContent) -> None:

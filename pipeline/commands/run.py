@@ -1,6 +1,7 @@
 """`python -m pipeline run --experiment NAME`: activates an experiment and reproduces its stages only."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -36,7 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
                          reason="missing-data")
     activate(experiment)
     command = [sys.executable, "-m", "dvc", "repro", f"track@{experiment}"]
-    code = subprocess.run(command, check=False).returncode
+    # DVC's stages call `python`: it must be this one, also where its environment is not activated.
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = subprocess.run(command, check=False, env=os.environ | {"PATH": search}).returncode
     if code:
         raise SystemExit(code)
 

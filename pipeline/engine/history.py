@@ -1,11 +1,14 @@
 """Training curves as a table that grows line by line."""
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
+
+from pipeline.records.errors import InputError
 
 COLUMNS = ("iteration", "epoch", "train_loss", "validation_dice", "learning_rate")
 Publish = Callable[[dict[str, float], int], None]
@@ -45,6 +48,9 @@ class History:
     def _write_row(self, engine: Engine) -> None:
         row = {"train_loss": sum(self.losses) / len(self.losses), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         self.losses = []
+        if not math.isfinite(row["train_loss"]):
+            raise InputError("training", found=f"loss {row['train_loss']} in epoch {engine.state.epoch}",
+                             wanted="a finite loss", remedy="lower `learning_rate` in bundle.yaml", reason="nan-loss")
         # The evaluator's epoch counts trainer epochs when validation ran in this one.
         if self.evaluator.state.epoch == engine.state.epoch and self.validated_epoch != engine.state.epoch:
             self.validated_epoch = engine.state.epoch

@@ -51,8 +51,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         case = int(rng.integers(len(self.images)))
         start = self._start(case, rng)
         patch = {
-            "image": self._cut(self.images[case], start, padding=float(self.images[case].min())),
-            "label": self._cut(self.labels[case], start, padding=0),
+            # Padded as the sliding windows of inference pad: beyond the scan, its border goes on.
+            "image": self._cut(self.images[case], start, {"mode": "edge"}),
+            "label": self._cut(self.labels[case], start, {"mode": "constant"}),
         }
         self.augment.set_random_state(seed=int(rng.integers(2**31)))
         return self.augment(patch)  # type: ignore[no-any-return]
@@ -72,14 +73,14 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
             start = rng.integers(np.minimum(slack, 0), np.maximum(slack, 0) + 1)
         return np.asarray(np.clip(start, np.minimum(slack, 0), np.maximum(slack, 0)))
 
-    def _cut(self, array: NDArray[Any], start: NDArray[np.int64], *, padding: float) -> torch.Tensor:
+    def _cut(self, array: NDArray[Any], start: NDArray[np.int64], padding: dict[str, str]) -> torch.Tensor:
         inside_low = np.maximum(start, 0)
         inside_high = np.minimum(start + self.patch_size, array.shape)
         part = array[tuple(slice(low, high) for low, high in zip(inside_low, inside_high, strict=True))]
         if part.shape != self.patch_size:
             before = inside_low - start
             after = self.patch_size - before - part.shape
-            part = np.pad(part, list(zip(before, after, strict=True)), constant_values=padding)
+            part = np.pad(part, list(zip(before, after, strict=True)), **padding)  # type: ignore[call-overload]
         if self.slice_axis is not None:
             part = part.squeeze(self.slice_axis)
         return torch.from_numpy(np.ascontiguousarray(part[None]))

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.records.errors import InputError
 
 PATCH_VOXELS = {2: 2**16, 3: 2**15}
+WHOLE = 2  # a scan of up to so many patches is not cut: its borders say where one is
 BATCH_VOXELS = 3 * 2**16
 LARGEST_BATCH = 32
 DEEPEST_EDGE = 2.5  # voxels, before the patch is rounded up: shorter feature maps carry no more context
@@ -83,7 +84,7 @@ def _largest_equal_sided_box(
     shape: tuple[int, ...], spacing_mm: tuple[float, ...], budget: int
 ) -> tuple[int, ...]:
     """Returns the box of equal sides in mm, cut to `shape`, that has the most voxels within `budget`."""
-    if prod(shape) <= budget:
+    if prod(shape) <= WHOLE * budget:
         return shape
     low, high = 0.0, max(size * step for size, step in zip(shape, spacing_mm, strict=True))
     for _ in range(50):

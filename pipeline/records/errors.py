@@ -27,5 +27,13 @@ class InputError(Exception):
         return _rebuild, (self.where, self.found, self.wanted, self.remedy, self.reason)
 
 
+def input_error_behind(error: BaseException) -> InputError | None:
+    """Returns the `InputError` that led to `error`; MONAI wraps what its transforms and expressions raise."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    return cause
+
+
 def _rebuild(where: str, found: str, wanted: str, remedy: str, reason: str) -> InputError:
     return InputError(where, found=found, wanted=wanted, remedy=remedy, reason=reason)

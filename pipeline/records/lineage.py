@@ -8,18 +8,21 @@ from pipeline.records.files import sha256_of_file, sha256_of_text
 from pipeline.records.strict_yaml import read_yaml
 
 DVC_FILE = Path("dvc.yaml")
+# Changed by running an experiment, and without effect on its results.
+BOOKKEEPING = ("configs/active.yaml", "dvc.lock")
 # What can change a result, and so is named wherever results are.
 PACKAGES = ("segline", "torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom")
 
 
 def lineage_of_training(experiment: str) -> str:
-    """Returns the SHA-256 over names and contents of what `dvc.yaml` lists as train's dependencies.
+    """Returns the SHA-256 over what `dvc.yaml` lists as train's dependencies, by name and content, and the packages.
 
     A dependency that is a folder is stood for by its `manifest.json`, which holds its files' digests.
     """
     dependencies = read_yaml(DVC_FILE)["stages"]["train"]["deps"]
     paths = sorted(str(entry).replace("${item.experiment}", experiment) for entry in dependencies)
-    return sha256_of_text("\n".join(f"{path} {_digest(Path(path))}" for path in paths))
+    lines = [f"{path} {_digest(Path(path))}" for path in paths]
+    return sha256_of_text("\n".join([*lines, *(f"{name}=={found}" for name, found in package_versions().items())]))
 
 
 def package_versions() -> dict[str, str]:
@@ -29,9 +32,17 @@ def package_versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """Returns the checkout's commit, with `-dirty` where tracked files differ from it; `unknown` outside git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in BOOKKEEPING))
+    return f"{commit}-dirty" if commit and changed else commit or "unknown"
+
+
+def _git(*words: str) -> str:
+    try:
+        result = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def _digest(path: Path) -> str:

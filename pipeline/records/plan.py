@@ -4,11 +4,13 @@
 """
 
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
 from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
@@ -54,6 +56,33 @@ class Plan:
     class_weights: tuple[float, ...]
     rotation_rad: tuple[float, float, float]
     seed: int
+
+
+def check_plan(plan: Plan, where: Path, *, labels: dict[str, int]) -> None:
+    """Checks what a person's overrides can break, before hours are spent on it.
+
+    Raises:
+        InputError: a value in `where` does not fit the others.
+    """
+    strides = plan.network_def.get("strides", [])
+    in_plane = [axis for axis in range(3) if axis != plan.slice_axis]
+    multiples = [prod(stride[i] for stride in strides) for i in range(len(in_plane))]
+    claims = {
+        "spacing_mm": (len(plan.spacing_mm) == 3, "three numbers, x y z in RAS"),
+        "patch_size": (
+            len(plan.patch_size) == 3
+            and all(plan.patch_size[axis] % multiple == 0 for axis, multiple in zip(in_plane, multiples, strict=True)),
+            f"three numbers, x y z, multiples of {multiples} over the network's axes",
+        ),
+        "labels": (plan.labels == labels, f"the dataset's own, {labels}"),
+        "class_weights": (len(plan.class_weights) == len(labels) + 1, f"{len(labels) + 1} numbers"),
+        "epochs": (1 <= plan.epochs <= plan.iterations, f"1 to the {plan.iterations} iterations"),
+        "validate_every": (1 <= plan.validate_every <= plan.epochs, f"1 to the {plan.epochs} epochs"),
+    }
+    for key, (holds, wanted) in claims.items():
+        if not holds:
+            raise InputError(where, found=f"`{key}: {_plain(getattr(plan, key))}`", wanted=wanted,
+                             remedy="correct it, or remove the line to have it planned", reason="invalid-plan")
 
 
 def write_plan(path: Path, plan: Plan) -> None:

@@ -44,7 +44,11 @@ def run(experiment: str) -> None:
                          remedy="raise `split` in data.yaml or add patients")
     root = Path(index.root)
     with folder_written_aside(folders.predictions) as output_dir:
-        bundle.segment(folders.bundle, {case.case_id: root / case.image for case in cases}, output_dir=output_dir)
+        scans = {case.case_id: root / case.image for case in cases}
+        bundle.segment(folders.bundle, scans, output_dir=output_dir)
+        if not any(output_dir.glob("*/segmentation.nii.gz")):
+            raise InputError(folders.bundle, found=f"all {len(scans)} scans failed", wanted="a bundle that segments",
+                             remedy="the lines above say why; nothing was scored", reason="all-scans-lost")
     scores, lesions = score_cases(cases, folders.predictions, index=index, lesion_labels=settings.lesion_labels)
     write_table(folders.case_table, CaseScore, scores)
     write_table(folders.lesion_table, LesionScore, lesions)

@@ -13,7 +13,7 @@ from pipeline.records.errors import InputError
 from pipeline.records.files import write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import Index, IndexedCase, read_index
-from pipeline.records.plan import Plan, write_plan
+from pipeline.records.plan import Plan, check_plan, write_plan
 from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 SHARPER_PERCENTILE = 25
@@ -46,6 +46,7 @@ def run(experiment: str) -> None:
     write_json(folders.fingerprint, asdict(fingerprint))
     path = folders.configs / "bundle.yaml"
     plan = make_plan(fingerprint, index, overrides=read_overrides(path))
+    check_plan(plan, path, labels=index.labels)
     write_plan(folders.plan, plan)
     print(f"plan: patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}, "
           f"{plan.iterations} iterations, {plan.network_def['_target_']}")
@@ -177,6 +178,9 @@ def _rotation_rad(spacing_mm: tuple[float, ...]) -> tuple[float, float, float]:
 
 def _foreground_intensities(root: Path, cases: tuple[IndexedCase, ...]) -> dict[str, float]:
     samples = np.concatenate([_sample_foreground(root, case) for case in cases])
+    if not len(samples):
+        raise InputError(root, found="no labelled voxel in any training case", wanted="labels to learn from",
+                         remedy="check the label maps, or set `intensity` in bundle.yaml", reason="empty-labels")
     low, high = np.percentile(samples, CLIP_PERCENTILES)
     clipped = np.clip(samples, low, high)
     values = {"low": low, "high": high, "mean": clipped.mean(), "std": clipped.std()}

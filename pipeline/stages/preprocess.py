@@ -1,6 +1,7 @@
 """index, plan -> work/<exp>/cache: every training and validation case as arrays the training can cut patches from."""
 
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.bundle import preprocessing_of
 from pipeline.engine.cache import CachedCase, write_manifest
+from pipeline.records.errors import InputError, input_error_behind
 from pipeline.records.files import folder_written_aside, sha256_of_file
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
 from pipeline.records.index import IndexedCase, read_index
@@ -39,7 +41,12 @@ def run(experiment: str) -> None:
     context.set_forkserver_preload(["pipeline.stages.preprocess"])
     with folder_written_aside(folders.cache) as aside, ProcessPoolExecutor(cpu_count(), mp_context=context) as pool:
         jobs = [_Job(case, Path(index.root), folders.plan, values, aside) for case in cases]
-        done = list(tqdm(pool.map(_preprocess, jobs), total=len(jobs), desc="preprocess", unit="case"))
+        try:
+            arrived = pool.map(_preprocess, jobs)
+            done = list(tqdm(arrived, total=len(jobs), desc="preprocess", unit="case", disable=None))
+        except BrokenProcessPool as error:
+            raise InputError(folders.cache, found="a process that was killed", wanted="enough memory",
+                             remedy="close other programs or plan a coarser spacing", reason="worker-died") from error
         write_manifest(aside, done)
 
 
@@ -52,7 +59,11 @@ def _transforms(plan: Path) -> Any:
 
 
 def _preprocess(job: _Job) -> CachedCase:
-    sample = _transforms(job.plan)({"image": job.root / job.case.image, "label": job.root / job.case.label})
+    try:
+        sample = _transforms(job.plan)({"image": job.root / job.case.image, "label": job.root / job.case.label})
+    except RuntimeError as error:
+        # Causes do not travel from one process to another.
+        raise input_error_behind(error) or error from None
     classes = np.zeros(max(job.labels) + 1, dtype=np.uint8)
     classes[list(job.labels)] = np.arange(1, len(job.labels) + 1)
     image = np.asarray(sample["image"][0], dtype=np.float32)
