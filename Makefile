@@ -57,5 +57,5 @@ lock: ## write requirements.lock anew from what pyproject.toml asks for (needs a
 	build/lock/bin/pip freeze --all --exclude pip --exclude segline | sed 's/+cpu$$//' > requirements.lock
 
 clean: ## remove everything made here but raw data that was fetched
-	rm -rf $(VENV) work models reports build dist *.egg-info mlflow.db mlartifacts mlruns .dvc/cache .dvc/tmp \
+	rm -rf $(VENV) work models reports build dist *.egg-info mlflow.db mlartifacts mlruns dvc_plots .dvc/cache .dvc/tmp \
 	  out data/raw/phantom_2d data/raw/phantom_3d .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
