@@ -120,6 +120,9 @@ def test_the_exported_network_gives_what_the_network_gives(tmp_path: Path, archi
 
 
 def test_training_and_inference_preprocess_alike(bundle: Path) -> None:
-    plan = bundle.parent / "plan.yaml"
-    one, two = (preprocessing_of(TEMPLATE, plan=plan, keys=keys) for keys in (["image"], ["image", "label"]))
-    assert [type(step) for step in one.transforms] == [type(step) for step in two.transforms]
+    steps = [yaml.safe_load((bundle / f"configs/{purpose}.yaml").read_text())["preprocessing"] for purpose in CONFIGS]
+    assert steps[0] == steps[1]
+    # The preprocess stage builds the same steps, for image and label.
+    built = preprocessing_of(TEMPLATE, plan=bundle.parent / "plan.yaml", keys=["image", "label"]).transforms
+    assert [type(step).__name__ for step in built] == [step["_target_"].split(".")[-1] for step in steps[0]]
+    assert tuple(built[0].keys) == ("image", "label")
