@@ -88,8 +88,15 @@ def test_metadata_is_valid_by_monais_schema(bundle: Path) -> None:
     folder = os.environ.get("SEGLINE_TEST_DATA")
     if folder is None:
         pytest.skip("SEGLINE_TEST_DATA is unset: MONAI's metadata schema is not at hand")
-    schema = Path(folder) / "monai/meta_schema_20240725.json"
-    verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(schema))
+    schema = str(Path(folder) / "monai/meta_schema_20240725.json")
+    written = bundle / "configs/metadata.json"
+    verify_metadata(meta_file=str(written), filepath=schema)
+
+    # The check is alive: without a key that the schema requires, the same metadata is refused.
+    broken = {key: value for key, value in json.loads(written.read_text()).items() if key != "task"}
+    (bundle / "broken.json").write_text(json.dumps(broken))
+    with pytest.raises(ValueError, match="task"):
+        verify_metadata(meta_file=str(bundle / "broken.json"), filepath=schema)
 
 
 def test_network_takes_and_gives_what_metadata_says(bundle: Path) -> None:
