@@ -1,6 +1,8 @@
 """NIfTI: read as nibabel and ITK read it, refused in one line, written the same each time."""
 
 import gzip
+import tracemalloc
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from pipeline.imaging.nifti import read_nifti, read_nifti_geometry, write_nifti
+from pipeline.imaging.nifti import read_nifti, write_nifti
 from pipeline.records.errors import InputError
 
 # Oblique: rotated by 0.3 rad about z, axes to the left and the back, spacing 1.5, 0.8 and 2.5 mm.
@@ -94,13 +96,6 @@ def test_2d_and_trailing_ones_are_one_volume(tmp_path: Path, on_disk: tuple[int,
     assert np.array_equal(scan.array.ravel(), voxels.ravel())
 
 
-def test_geometry_alone_agrees_with_the_scan(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.nii.gz", COUNTED)
-    geometry, scan = read_nifti_geometry(path), read_nifti(path)
-    assert geometry.shape == scan.array.shape
-    assert np.array_equal(geometry.affine, scan.affine)
-
-
 def test_both_codes_unset_warns_of_left_and_right(tmp_path: Path) -> None:
     # Both codes, at bytes 252 and 254; nibabel itself would set one of them on saving.
     scan = read_nifti(corrupt(save(tmp_path / "a.nii", COUNTED), 252, bytes(4)))
@@ -169,6 +164,98 @@ def test_impossible_quaternion_is_refused(tmp_path: Path) -> None:
 
 def test_lengths_in_metres_are_refused(tmp_path: Path) -> None:
     assert reason_of(save(tmp_path / "a.nii", COUNTED, xyzt_units=1)) == "not-millimetres"
+
+
+def test_lengths_that_are_not_above_0_need_an_sform(tmp_path: Path) -> None:
+    for length in (0.0, -0.8, np.nan):
+        path = save(tmp_path / "a.nii", COUNTED)
+        corrupt(path, 84, np.array([length], dtype="<f4").tobytes())
+        scan = read_nifti(path)
+        assert scan.affine == pytest.approx(OBLIQUE, abs=1e-6)
+        assert any("disagree" in warning for warning in scan.warnings), length
+        # The sform's code, at byte 254, unset: nibabel alone would take the length as 1, or without its sign.
+        assert reason_of(corrupt(path, 254, bytes(2))) == "bad-affine", length
+
+
+def test_an_impossible_qform_beside_an_sform_is_doubtful(tmp_path: Path) -> None:
+    path = corrupt(save(tmp_path / "a.nii", COUNTED), 256, np.array([2, 2, 2], dtype="<f4").tobytes())
+    assert any("disagree" in warning for warning in read_nifti(path).warnings)
+
+
+def test_lengths_other_than_the_sforms_are_doubtful(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", COUNTED, qform_code=0)
+    assert read_nifti(path).warnings == ()
+    corrupt(path, 88, np.array([5.0], dtype="<f4").tobytes())
+    assert read_nifti(path).warnings == ("voxel lengths and sform disagree: the sform is used",)
+
+
+@pytest.mark.parametrize("scaling", [(np.nan, 0.0), (0.0, 5.0), (np.inf, 0.0)])
+def test_a_slope_that_is_none_leaves_the_values(tmp_path: Path, scaling: tuple[float, float]) -> None:
+    path = corrupt(save(tmp_path / "a.nii", COUNTED), 112, np.array(scaling, dtype="<f4").tobytes())
+    assert np.array_equal(read_nifti(path).array, COUNTED)
+
+
+def test_gzip_in_several_members_is_one_stream(tmp_path: Path) -> None:
+    plain = save(tmp_path / "a.nii", COUNTED).read_bytes()
+    for cut in (100, 348, 400):
+        packed = gzip.compress(plain[:cut]) + gzip.compress(plain[cut:]) + bytes(512)
+        (tmp_path / "b.nii.gz").write_bytes(packed)
+        assert np.array_equal(read_nifti(tmp_path / "b.nii.gz").array, COUNTED), cut
+
+
+def test_volumes_larger_than_a_step_are_whole(tmp_path: Path) -> None:
+    # 6 MiB of numbers that do not repeat, so that a step missed or taken twice shows.
+    voxels = np.random.default_rng(0).integers(0, 9999, (128, 128, 192)).astype(np.int16)
+    for name in ("a.nii", "a.nii.gz"):
+        write_nifti(tmp_path / name, voxels, affine=OBLIQUE)
+        assert np.array_equal(read_nifti(tmp_path / name).array, voxels), name
+        assert np.array_equal(np.asarray(nib.load(tmp_path / name).dataobj), voxels), name
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_reading_takes_little_more_memory_than_the_voxels(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / ("a.nii.gz" if packed else "a.nii")
+    write_nifti(path, np.zeros((256, 256, 160), np.int16), affine=OBLIQUE)
+    tracemalloc.start()
+    try:
+        voxels = read_nifti(path).array.nbytes
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.4 * voxels
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 3), (7, 5, 3, 1), (7, 5, 3, 2)])
+def test_arrays_in_any_order_are_written_the_same(tmp_path: Path, order: str, shape: tuple[int, ...]) -> None:
+    voxels = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    for array in (np.asarray(voxels, order=order), np.asarray(voxels[::-1], order=order)[::-1]):  # type: ignore
+        write_nifti(tmp_path / "a.nii.gz", array, affine=OBLIQUE)
+        assert np.array_equal(np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj), voxels)
+
+
+def axis_orders() -> list[np.ndarray]:
+    """Returns the affines of all 48 axis orders and directions, with other spacings along each axis."""
+    matrices = []
+    for order in permutations(range(3)):
+        for signs in product((1, -1), repeat=3):
+            affine = np.eye(4)
+            affine[:3, :3] = 0
+            for axis, (place, sign) in enumerate(zip(order, signs, strict=True)):
+                affine[place, axis] = sign * (1.0, 0.75, 2.5)[axis]
+            affine[:3, 3] = -10, 20, -30
+            matrices.append(affine)
+    return matrices
+
+
+def test_all_axis_orders_are_itks(tmp_path: Path) -> None:
+    for affine in axis_orders():
+        scan = read_nifti(save(tmp_path / "a.nii", COUNTED, affine))
+        assert np.array_equal(scan.affine, affine)
+        image = SimpleITK.ReadImage(str(tmp_path / "a.nii"))
+        lps = image.TransformIndexToPhysicalPoint((4, 3, 2))
+        assert (scan.affine @ [4, 3, 2, 1])[:3] * [-1, -1, 1] == pytest.approx(lps, abs=1e-4)
+        assert np.array_equal(scan.array, SimpleITK.GetArrayFromImage(image).T)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64, np.int64])

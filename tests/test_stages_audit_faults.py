@@ -67,7 +67,7 @@ FAULTS: dict[str, tuple[Callable[[], Any], str, str, str, str]] = {
         "fractional-label", "labelsTr/p3_a.nii.gz", "2 voxels such as 0.5", "whole numbers"),
     "a truncated gzip": (
         lambda: truncate(IMAGE),
-        "truncated-file", "imagesTr/p3_a.nii.gz", "a gzip stream that ends early", "a complete .nii.gz"),
+        "truncated-file", "imagesTr/p3_a.nii.gz", "a compressed stream that ends early", "a complete file"),
     "an empty file": (
         lambda: LABEL.write_bytes(b""),
         "truncated-file", "labelsTr/p3_a.nii.gz", "an empty file", "a NIfTI file"),

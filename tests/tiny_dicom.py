@@ -1,4 +1,4 @@
-"""Makes tiny classic DICOM series for tests, one element at a time by pydicom."""
+"""Makes tiny DICOM series for tests, classic and multi-frame, one element at a time by pydicom."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from pipeline.imaging.dicom import Irregular, read_series
+from pipeline.imaging.dicom_headers import Survey, survey_files
+from pipeline.imaging.scans import Scan
 
 ROWS, COLUMNS = 4, 5
 # Along a row to the patient's left and a little up; down a column to the back.
@@ -53,3 +57,49 @@ def write_slices(folder: Path, slices: Sequence[Dataset], **elements: Any) -> Pa
         # No suffix, and names that sort against the slices' order.
         content.save_as(folder / f"IM{(count * 7 + 3) % 10}", enforce_file_format=True)
     return folder
+
+
+def survey_folder(folder: Path) -> Survey:
+    """Returns the survey of all files directly in `folder`."""
+    return survey_files(sorted(path for path in folder.iterdir() if path.is_file()))
+
+
+def read_folder(folder: Path, *, irregular: Irregular = "refuse") -> Scan:
+    """Returns the only series in `folder`."""
+    (series,) = survey_folder(folder).series
+    return read_series(series, where=folder, irregular=irregular)
+
+
+def item(**elements: Any) -> list[Dataset]:
+    """Returns a sequence of one item with these elements."""
+    content = Dataset()
+    for name, value in elements.items():
+        setattr(content, name, value)
+    return [content]
+
+
+def enhanced_dataset(depths_mm: Sequence[float], *, frames: Sequence[dict[str, list[Dataset]]] = ()) -> Dataset:
+    """Returns an enhanced CT object with a frame at each depth along the normal, frame k with `slice_voxels(k)`.
+
+    Args:
+        depths_mm: of the frames, in the file's order.
+        frames: further functional groups of each frame, by keyword.
+    """
+    content = slice_dataset(0)
+    del content.PixelSpacing, content.ImageOrientationPatient, content.ImagePositionPatient
+    del content.RescaleSlope, content.RescaleIntercept
+    content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    content.NumberOfFrames = len(depths_mm)
+    content.SharedFunctionalGroupsSequence = item(
+        PlaneOrientationSequence=item(ImageOrientationPatient=[*ALONG_ROW, *DOWN_COLUMN]),
+        PixelMeasuresSequence=item(PixelSpacing=[0.7, 0.9], SliceThickness=2.5),
+        PixelValueTransformationSequence=item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU"),
+    )
+    groups = []
+    for number, depth_mm in enumerate(depths_mm):
+        position = [f"{value:.6f}" for value in FIRST_POSITION + NORMAL * depth_mm]
+        extra = frames[number] if frames else {}
+        groups += item(**{"PlanePositionSequence": item(ImagePositionPatient=position), **extra})
+    content.PerFrameFunctionalGroupsSequence = groups
+    content.PixelData = b"".join(slice_voxels(number).tobytes() for number in range(len(depths_mm)))
+    return content

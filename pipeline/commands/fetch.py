@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.records.archives import unpack
 from pipeline.records.cases import RawDataset
 from pipeline.records.errors import InputError
 from pipeline.records.files import folder_written_aside
 from pipeline.records.folders import RAW
-from pipeline.sources.archives import unpack
 from pipeline.sources.copies import copy_folder, top_folder
 from pipeline.sources.downloads import Download, download
 from pipeline.sources.layouts import read_dataset

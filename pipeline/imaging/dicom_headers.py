@@ -1,162 +1,182 @@
-"""The headers of the DICOM files in a folder, grouped into image series; pixels are not read."""
+"""The headers of DICOM files, grouped into image series; pixels are not read."""
 
-from collections.abc import Iterator
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pydicom
-from pydicom.config import disable_value_validation
-from pydicom.uid import DeflatedExplicitVRLittleEndian
-
+from pipeline.imaging.dicom_elements import STORED_CLASS, HeaderError, read_elements, starts_as_dicom
+from pipeline.imaging.dicom_frames import FRAME_SEQUENCES, FRAME_TAGS, frames_of
+from pipeline.imaging.dicom_kinds import SCAN, kind_of
+from pipeline.imaging.dicom_slices import (
+    DESCRIPTION,
+    IMAGE_TYPE,
+    MODALITY,
+    MODALITY_TABLE,
+    SERIES_NUMBER,
+    SERIES_UID,
+    SLICE_TAGS,
+    SOP_CLASS,
+    SOP_INSTANCE,
+    STUDY_UID,
+    SliceHeader,
+    Values,
+    single_slice,
+)
 from pipeline.records.errors import InputError
 
-# Objects that carry rows and columns and are no scan.
-DERIVED_MODALITIES = {"SEG", "RTDOSE", "RTIMAGE", "PR", "KO", "SR", "REG"}
-TAGS = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", "Rows",
-        "Columns", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation", "NumberOfFrames",
-        "SharedFunctionalGroupsSequence", "ModalityLUTSequence", "ImagePositionPatient", "ImageOrientationPatient",
-        "PixelSpacing", "LossyImageCompression"]
+__all__ = ["Series", "SliceHeader", "Survey", "is_dicom", "survey_files"]
 
-
-@dataclass(frozen=True)
-class SliceHeader:
-    """What one file says about its image.
-
-    Attributes:
-        position_mm: centre of the first pixel in LPS, or None where the file does not say.
-        orientation: direction cosines along a row, then down a column, in LPS; or None.
-        pixel_spacing_mm: between rows, then between columns; or None.
-        is_colour: more than one number a pixel, or an index into colours.
-        is_multiframe: an enhanced object, or several frames in one file.
-        is_localizer: a scout image.
-        is_inverted: MONOCHROME1, where small numbers are bright.
-        is_lossy: the pixels were compressed with loss.
-        has_lookup_table: intensities follow a table instead of slope and intercept.
-        is_truncated: the file ends before its pixels do.
-    """
-
-    path: Path
-    series_uid: str
-    number: str
-    description: str
-    modality: str
-    rows: int
-    columns: int
-    position_mm: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    pixel_spacing_mm: tuple[float, ...] | None
-    is_colour: bool
-    is_multiframe: bool
-    is_localizer: bool
-    is_inverted: bool
-    is_lossy: bool
-    has_lookup_table: bool
-    is_truncated: bool
+REPEATED = "repeated image"
+_SEQUENCES = frozenset({MODALITY_TABLE, *FRAME_SEQUENCES})
+# What hostile bytes make the readers of numbers, texts and sequences raise.
+_READING_ERRORS = (ValueError, struct.error, zlib.error, OSError, EOFError, TypeError, KeyError, AttributeError,
+                   IndexError, OverflowError, NotImplementedError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one series, in the order of their file names. `description` is for the terminal only."""
+    """The images of one series, in the order of their file names and frames.
+
+    Attributes:
+        uid: of the series.
+        number: of the series, as text; empty where there is none.
+        description: for the terminal only, as it may hold a name.
+        modality: DICOM code.
+        study_uid: of the study.
+        slices: one for each plane.
+        damaged: names of files that say they belong here and cannot be read.
+    """
 
     uid: str
     number: str
     description: str
     modality: str
+    study_uid: str
     slices: tuple[SliceHeader, ...]
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a set of files holds.
+
+    Attributes:
+        series: image series sorted by UID.
+        set_aside: how many objects of each kind are no scan.
+        damaged: an error for each file that starts as DICOM and cannot be read; its `where` is the file.
+    """
+
+    series: tuple[Series, ...]
+    set_aside: dict[str, int]
+    damaged: tuple[InputError, ...]
 
 
 def is_dicom(path: Path) -> bool:
     """Returns whether the file starts as DICOM does, with the standard's preamble or, as old files, without."""
     with path.open("rb") as stream:
-        start = stream.read(132)
-    # Without preamble a file starts with an element of group 2 or 8, in either transfer syntax.
-    return start[128:] == b"DICM" or (start[:2] in (b"\x02\x00", b"\x08\x00") and start[2:4] < b"\x90\x00")
+        return starts_as_dicom(stream.read(132))
 
 
-def image_series(folder: Path) -> list[Series]:
-    """Returns the image series directly in `folder`, sorted by UID; localizers and other objects are left out.
+def survey_files(files: Iterable[Path]) -> Survey:
+    """Returns the image series among `files`, sorted by UID, and what else there is; other formats are passed over.
 
-    A series without any position (a captured screen) is left out too where another one has positions.
+    What is no scan is known by class, modality and image type, never by its file's name. The same object found twice
+    counts once. A file that cannot be read is one entry of `damaged`, and the others go on.
+    """
+    found: dict[str, list[_Image]] = {}
+    broken: dict[str, list[str]] = {}
+    set_aside: Counter[str] = Counter()
+    damaged: list[InputError] = []
+    known: set[tuple[str, int]] = set()
+    for path in files:
+        try:
+            image = _image(path)
+        except _DamageError as damage:
+            damaged.append(damage.error)
+            broken.setdefault(damage.series_uid, []).append(path.name)
+            continue
+        if image is None:
+            continue
+        if isinstance(image, str):
+            set_aside[image] += 1
+        elif image.identity in known:
+            set_aside[REPEATED] += 1
+        else:
+            known |= {image.identity} if image.identity[0] else set()
+            found.setdefault(image.series_uid, []).append(image)
+    series = tuple(_series(uid, images, broken.get(uid, [])) for uid, images in sorted(found.items()))
+    return Survey(series, dict(set_aside), tuple(damaged))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A file that holds images of one series."""
+
+    path: Path
+    values: Values
+    slices: tuple[SliceHeader, ...]
+
+    @property
+    def series_uid(self) -> str:
+        return self.values.text(SERIES_UID)
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """The object's UID and its size: copies of one file are alike in both."""
+        return self.values.text(SOP_INSTANCE), self.path.stat().st_size
+
+
+class _DamageError(Exception):
+    """A file that starts as DICOM and cannot be read; `series_uid` is empty where it does not get as far as that."""
+
+    def __init__(self, error: InputError, series_uid: str) -> None:
+        super().__init__(str(error))
+        self.error, self.series_uid = error, series_uid
+
+
+def _image(path: Path) -> _Image | str | None:
+    """Returns the images of a file, or the kind of an object that is no scan; None where it is not DICOM.
 
     Raises:
-        InputError: ``undecodable`` where a file that starts as DICOM cannot be read.
+        _DamageError: the header cannot be read.
     """
-    groups: dict[str, list[SliceHeader]] = {}
-    for header in _image_headers(folder):
-        if not header.is_localizer:
-            groups.setdefault(header.series_uid, []).append(header)
-    series = [Series(uid, found[0].number, found[0].description, found[0].modality, tuple(found))
-              for uid, found in sorted(groups.items())]
-    placed = [one for one in series if any(item.position_mm or item.is_multiframe for item in one.slices)]
-    return placed or series
-
-
-def _image_headers(folder: Path) -> Iterator[SliceHeader]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or not is_dicom(path):
-            continue
-        header = _header(path)
-        if header is not None:
-            yield header
-
-
-def _header(path: Path) -> SliceHeader | None:
-    """Returns the header of an image, None for any other object."""
+    series_uid = ""
     try:
-        with path.open("rb") as stream, disable_value_validation():
-            content = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=TAGS)
-            bytes_left = path.stat().st_size - stream.tell()
-            if "SOPClassUID" not in content or "Rows" not in content or "Columns" not in content:
-                return None
-            if str(content.get("Modality", "")) in DERIVED_MODALITIES:
-                return None
-            return _slice_header(path, content, bytes_left)
-    except (ValueError, TypeError, KeyError, OSError, EOFError, NotImplementedError, AttributeError) as error:
-        raise InputError(path, found=f"an unreadable DICOM header in {path.name} ({type(error).__name__})",
-                         wanted="a complete DICOM file", remedy="export the series again",
-                         reason="undecodable") from error
+        elements = read_elements(path, wanted=SLICE_TAGS | set(FRAME_TAGS), sequences=_SEQUENCES)
+        if elements is None:
+            return None
+        values = Values(elements)
+        series_uid = values.text(SERIES_UID)
+        kind = _kind(values, is_placed=True)
+        if kind != SCAN:
+            return kind
+        if elements.problem is not None:
+            raise HeaderError(elements.problem)
+        slices = frames_of(single_slice(path, values), values)
+        kind = _kind(values, is_placed=any(item.position_mm for item in slices))
+        return _Image(path, values, slices) if kind == SCAN else kind
+    except _READING_ERRORS as error:
+        raise _DamageError(_damaged(path, error), series_uid) from error
 
 
-def _slice_header(path: Path, content: Any, bytes_left: int) -> SliceHeader:
-    samples = int(content.get("SamplesPerPixel", 1) or 1)
-    kind = str(content.get("PhotometricInterpretation", ""))
-    image_type = content.get("ImageType", "")
-    return SliceHeader(
-        path=path,
-        series_uid=str(content.get("SeriesInstanceUID", "")),
-        number=str(content.get("SeriesNumber", "")),
-        description=str(content.get("SeriesDescription", "")),
-        modality=str(content.get("Modality", "")),
-        rows=int(content.Rows),
-        columns=int(content.Columns),
-        position_mm=_numbers(content, "ImagePositionPatient", 3),
-        orientation=_numbers(content, "ImageOrientationPatient", 6),
-        pixel_spacing_mm=_numbers(content, "PixelSpacing", 2),
-        is_colour=samples > 1 or kind == "PALETTE COLOR",
-        is_multiframe=int(content.get("NumberOfFrames", 1) or 1) > 1 or "SharedFunctionalGroupsSequence" in content,
-        is_localizer="LOCALIZER" in ([image_type] if isinstance(image_type, str) else list(image_type)),
-        is_inverted=kind == "MONOCHROME1",
-        is_lossy=str(content.get("LossyImageCompression", "")) == "01",
-        has_lookup_table="ModalityLUTSequence" in content,
-        is_truncated=_has_plain_pixels(content) and bytes_left < _pixel_bytes(content, samples),
-    )
+def _kind(values: Values, *, is_placed: bool) -> str:
+    sop_class = values.text(SOP_CLASS) or values.text(STORED_CLASS)
+    return kind_of(sop_class, values.text(MODALITY), values.texts(IMAGE_TYPE), is_placed=is_placed)
 
 
-def _has_plain_pixels(content: Any) -> bool:
-    """Returns whether the size of the pixels on disk follows from rows and columns."""
-    syntax = content.file_meta.get("TransferSyntaxUID") if hasattr(content, "file_meta") else None
-    return syntax is None or not (syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian)
+def _damaged(path: Path, error: Exception) -> InputError:
+    # What pydicom says may quote the file, and what stands here goes into summaries.
+    why = str(error) if isinstance(error, HeaderError) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        why = error.strerror
+    return InputError(path, found=f"a DICOM header that cannot be read ({' '.join(why.split())})",
+                      wanted="a whole DICOM file", remedy="copy or export it again", reason="damaged-header")
 
 
-def _pixel_bytes(content: Any, samples: int) -> int:
-    frames = int(content.get("NumberOfFrames", 1) or 1)
-    return int(content.Rows) * int(content.Columns) * samples * frames * int(content.get("BitsAllocated", 16)) // 8
-
-
-def _numbers(content: Any, name: str, count: int) -> tuple[float, ...] | None:
-    """Returns the element's numbers, None where it is missing or has another count of them."""
-    values = content.get(name)
-    if values is None or isinstance(values, str) or not hasattr(values, "__len__") or len(values) != count:
-        return None
-    return tuple(float(value) for value in values)
+def _series(uid: str, images: list[_Image], broken: list[str]) -> Series:
+    first = images[0].values
+    return Series(uid, first.text(SERIES_NUMBER), first.text(DESCRIPTION), first.text(MODALITY), first.text(STUDY_UID),
+                  tuple(item for image in images for item in image.slices), tuple(broken))

@@ -1,136 +1,105 @@
-"""From the path a person gives to the scans below it, each with a name for its output folder."""
+"""From the path a person gives to the scans below it, each with a name for its output folder; and their reading."""
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.imaging.dicom import read_series
-from pipeline.imaging.dicom_headers import image_series, is_dicom
-from pipeline.imaging.nifti import is_nifti_name, read_nifti
+from pipeline.imaging.dicom import Irregular, read_series
+from pipeline.imaging.file_kinds import ACCEPTED, Kind, kind_of, stem_of
+from pipeline.imaging.file_listing import list_files
+from pipeline.imaging.locations import Found, Refused, ScanLocation, named, printable
+from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.pseudonyms import pseudonym
 from pipeline.imaging.scans import Scan
+from pipeline.imaging.series_choice import SeriesRule
+from pipeline.imaging.series_discovery import find_series
+from pipeline.imaging.volumes import read_volume
 from pipeline.records.errors import InputError
 
-# Written beside the output folders, so no scan may take its name.
-RESERVED_NAMES = ("summary.json",)
+__all__ = ["Found", "Irregular", "Refused", "ScanLocation", "SeriesRule", "find_scans", "read_scan"]
 
 
-@dataclass(frozen=True)
-class ScanLocation:
-    """One scan that was found and not yet read.
-
-    Attributes:
-        name: of its output folder, unique among the scans found together.
-        path: a NIfTI file, or the folder of a DICOM series.
-        relative: POSIX path from the given folder, or the given path's own last part.
-    """
-
-    name: str
-    path: Path
-    relative: str
-
-
-def read_scan(path: Path) -> Scan:
-    """Reads a NIfTI file or the DICOM series in a folder; raises `InputError` as their readers do."""
-    return read_series(path) if path.is_dir() else read_nifti(path)
-
-
-def find_scans(path: Path, *, leave_out: Path | None = None) -> list[ScanLocation]:
-    """Returns the scan at `path`, or all below it, sorted by path.
-
-    Names are the NIfTI's stem, or for DICOM a keyed hash of the series UID; equal names get ``-2``, ``-3``. Hidden
-    files and folders, macOS's ``._`` files among them, are passed over.
-
-    Args:
-        path: a NIfTI file, a DICOM series folder, or a folder of such, at any depth.
-        leave_out: a folder to pass over, for instance where earlier results lie.
+def read_scan(source: Path | ScanLocation, *, irregular: Irregular = "refuse") -> Scan:
+    """Returns the scan at a path that holds one, or at a place that `find_scans` found.
 
     Raises:
-        InputError: ``missing-file``, ``not-an-image``, ``no-images``, ``unreadable-folder``, ``undecodable``.
+        InputError: as the readers of the formats; for a path also as `find_scans`, and ``several-scans``.
     """
-    if not path.exists():
-        raise InputError(path, found="no such file or folder", wanted="a NIfTI file, a DICOM series folder or a folder "
-                         "of such", remedy="check the path", reason="missing-file")
-    if path.is_file():
-        _refuse_single_slice(path)
-        return _named([(path, _stem(path))], root=path.parent)
-    left_out = leave_out.resolve() if leave_out is not None else None
-    try:
-        found = sorted(_below(path, left_out, frozenset()))
-    except PermissionError as error:
-        raise InputError(error.filename, found="a folder or file that may not be read", wanted="read permission",
-                         remedy="change its permissions or leave it out", reason="unreadable-folder") from error
-    if not found:
-        raise InputError(path, found="no scan", wanted="NIfTI files (.nii, .nii.gz) or DICOM images",
-                         remedy="check that this is the folder with the images", reason="no-images")
-    return _named(found, root=path)
+    location = source if isinstance(source, ScanLocation) else _only_scan(source)
+    if location.series is not None:
+        scan = read_series(location.series, where=location.path, irregular=irregular)
+    else:
+        scan = _read_file(location.path)
+    return replace(scan, warnings=(*scan.warnings, *location.warnings)) if location.warnings else scan
 
 
-def _refuse_single_slice(path: Path) -> None:
+def find_scans(path: Path, *, leave_out: Path | None = None, series: str | None = None, rule: SeriesRule | None = None,
+               strict: bool = False) -> Found:
+    """Returns the scans at `path`, or all below it, and what there is besides.
+
+    DICOM series are found by their headers over all files, so one may lie in several folders, and a copy of an image
+    counts once. Names are the file's stem, or for DICOM a keyed hash of the series UID; equal names get ``-2``, ``-3``.
+    Hidden files and folders, macOS's ``._`` files among them, are passed over.
+
+    Args:
+        path: a NIfTI, NRRD or MetaImage file, a DICOM file of several frames, a DICOMDIR, a zip archive of such files,
+            or a folder of all these, at any depth.
+        leave_out: a folder to pass over, for instance where earlier results lie.
+        series: which DICOM series: `all`, or a UID, else a number, else a part of the description.
+        rule: chooses among several DICOM series of a study, as `choose_series` says.
+        strict: the rule also refuses the only series of a study.
+
+    Raises:
+        InputError: ``missing-file``, ``no-images``, ``no-such-series``, the reason of the first refusal where there is
+            nothing else, or as `list_files`.
+    """
+    found = _find(path, leave_out=leave_out, series=series, rule=rule, strict=strict)
+    wished = (replace(scan, name=pseudonym(scan.name or scan.relative) if scan.series else scan.name)
+              for scan in found.scans)
+    return replace(found, scans=named(wished))
+
+
+def _find(path: Path, *, leave_out: Path | None = None, series: str | None = None, rule: SeriesRule | None = None,
+          strict: bool = False) -> Found:
+    """Does the work of `find_scans`, but for names, which may be equal and are UIDs of DICOM series."""
+    listing = list_files(path, leave_out=leave_out)
+    root = path.name or path.resolve().name or "scans"
+    dicom = find_series(path, listing, root=root, series=series, rule=rule, strict=strict)
+    files = [ScanLocation(stem_of(file.path.name), file.path, file.relative) for file in listing.scans]
+    scans = [replace(scan, relative=printable(scan.relative or root)) for scan in (*files, *dicom.scans)]
+    refused = [replace(one, relative=printable(one.relative or root)) for one in (*listing.refused, *dicom.refused)]
+    scans.sort(key=lambda scan: scan.relative.split("/"))
+    refused.sort(key=lambda one: one.relative.split("/"))
+    if scans:
+        return Found(tuple(scans), dicom.set_aside, tuple(refused))
+    if refused:
+        raise refused[0].error
+    kinds = ", ".join(f"{count} {kind}" for kind, count in dicom.set_aside.items())
+    raise InputError(path, found=f"no scan ({kinds})" if kinds else "no scan", wanted=ACCEPTED, reason="no-images",
+                     remedy="check that this is the folder with the images")
+
+
+def _only_scan(path: Path) -> ScanLocation:
+    if _kind(path) in ("nifti", "nrrd", "meta"):
+        return ScanLocation("", path, path.name)
+    found = _find(path)
+    if found.refused:
+        raise found.refused[0].error
+    if len(found.scans) > 1:
+        raise InputError(path, found=f"{len(found.scans)} scans", wanted="one scan", remedy="give the path of one",
+                         reason="several-scans")
+    return found.scans[0]
+
+
+def _read_file(path: Path) -> Scan:
+    kind = _kind(path)
+    if kind == "nrrd" or kind == "meta":
+        return read_volume(path, kind)
+    return read_nifti(path)
+
+
+def _kind(path: Path) -> Kind | None:
+    """Returns what kind of image the file is, None also where it cannot be read: the readers say why."""
     try:
-        is_slice = is_dicom(path)
+        return kind_of(path)
     except OSError:
-        return  # the NIfTI reader says what is wrong with it
-    if is_slice:
-        raise InputError(path, found="a single DICOM file", wanted="the folder of its series",
-                         remedy=f"give {path.parent}", reason="not-an-image")
-
-
-def _below(folder: Path, left_out: Path | None, above: frozenset[Path]) -> Iterator[tuple[Path, str]]:
-    """Yields path and preferred name of each scan in `folder` and below; follows links, but in no circle."""
-    real = folder.resolve()
-    if real in above or real == left_out:
-        return
-    has_dicom = False
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _below(entry, left_out, above | {real})
-        elif is_nifti_name(entry):
-            yield entry, _stem(entry)
-        elif entry.is_file():
-            has_dicom = has_dicom or is_dicom(entry)
-    if has_dicom:
-        yield from _series_folder(folder)
-
-
-def _series_folder(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yields the folder once if it holds images; which series, if several, is for the reader to refuse."""
-    try:
-        series = image_series(folder)
-    except InputError:
-        # A damaged file is this scan's failure and must not stop the others; the reader names it.
-        yield folder, pseudonym(folder.name)
-        return
-    if series:
-        yield folder, pseudonym("\n".join(one.uid for one in series))
-
-
-def _stem(path: Path) -> str:
-    for suffix in (".nii.gz", ".nii"):
-        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
-            return path.name[: -len(suffix)]
-    return path.name
-
-
-def _named(found: list[tuple[Path, str]], *, root: Path) -> list[ScanLocation]:
-    """Gives each path a name of its own, also where the file system takes capitals for small letters."""
-    taken = {name.casefold() for name in RESERVED_NAMES}
-    locations = []
-    for path, preferred in found:
-        wanted = _text(preferred)
-        name, count = wanted, 1
-        while name.casefold() in taken:
-            count += 1
-            name = f"{wanted}-{count}"
-        taken.add(name.casefold())
-        relative = path.relative_to(root).as_posix() if path != root else path.resolve().name
-        locations.append(ScanLocation(name, path, _text(relative)))
-    return locations
-
-
-def _text(name: str) -> str:
-    """Returns the name as UTF-8 can hold it: file systems take bytes that are no text."""
-    return os.fsencode(name).decode("utf-8", "replace")
+        return None

@@ -120,7 +120,8 @@ def _shown_axes(shape: tuple[int, ...]) -> list[int]:
 def _plane(volume: NDArray[np.generic], axis: int, centre: Voxel) -> NDArray[np.generic]:
     """Returns ``(row, column)``: both remaining axes reversed, the later one as rows."""
     # Reversed, right comes left, front comes left or top, and head comes top.
-    return np.asarray(np.take(volume, centre[axis], axis=axis)[::-1, ::-1].T)
+    # A view: `take` would copy the whole volume where x is innermost.
+    return np.asarray(np.moveaxis(volume, axis, 0)[centre[axis]][::-1, ::-1].T)
 
 
 def _panel_size(shape: tuple[int, ...], spacing_mm: Sequence[float], axis: int, scale: float) -> tuple[int, int]:

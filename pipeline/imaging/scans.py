@@ -8,6 +8,21 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
+class DicomPlanes:
+    """The DICOM objects behind a scan's planes, which a segmentation of it must refer to.
+
+    Attributes:
+        files: for each plane ``array[:, :, k]`` the file it came from; one multi-frame file repeats.
+        frames: for each plane its frame number in that file, from 1; None where each file holds one plane.
+        is_resampled: the array is on a regular grid made from these planes, so plane k is not file k.
+    """
+
+    files: tuple[Path, ...]
+    frames: tuple[int, ...] | None = None
+    is_resampled: bool = False
+
+
+@dataclass(frozen=True)
 class Scan:
     """One single-channel image volume (or 2D image) or label map.
 
@@ -20,6 +35,7 @@ class Scan:
         shape_on_disk: shape in the file, which a segmentation of this scan takes again: ``(x, y)`` of a 2D NIfTI.
         qform_code, sform_code: NIfTI's codes (1 scanner for DICOM).
         warnings: sentences about what is doubtful, without path, name or id.
+        planes: the DICOM objects behind it; None for other formats.
     """
 
     array: NDArray[np.float32]
@@ -30,6 +46,7 @@ class Scan:
     qform_code: int = 1
     sform_code: int = 1
     warnings: tuple[str, ...] = ()
+    planes: DicomPlanes | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

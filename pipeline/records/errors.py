@@ -20,7 +20,8 @@ class InputError(Exception):
         self.wanted = wanted
         self.remedy = remedy
         self.reason = reason
-        super().__init__(f"{where}: {found}; expected {wanted}; {remedy}")
+        # On one line, whatever a file is called.
+        super().__init__(" ".join(f"{where}: {found}; expected {wanted}; {remedy}".splitlines()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles, so that a worker process can hand the error to its parent."""

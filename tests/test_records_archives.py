@@ -6,14 +6,16 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny_fetch import FILES, RAW, assert_nothing_left, call, enter_repository, files_below, names_in, refusal
 from tiny_msd import write_msd
 
+from pipeline.records import archives
+from pipeline.records.archives import Limits
 from pipeline.records.errors import InputError
-from pipeline.sources import archives
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +79,9 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 def test_an_unsafe_tar_member(source: Path, tmp_path: Path, info: tarfile.TarInfo) -> None:
     tar_with(source, tmp_path / "bad.tar", info)
     error = refusal("tiny", "--from", str(tmp_path / "bad.tar"))
-    assert (error.reason, error.where) == ("unsafe-archive", str(tmp_path / "bad.tar"))
-    assert repr(info.name) in error.found
+    assert (error.reason, error.where) == ("unsafe-archive", f"{tmp_path / 'bad.tar'}, member {info.name!r}")
+    # What goes into files tells no names.
+    assert "escaped" not in error.found + error.wanted + error.remedy
     assert_nothing_left()
     assert not list(tmp_path.rglob("*escaped*"))
 
@@ -127,7 +130,7 @@ def test_a_gzip_whose_checksum_is_wrong(source: Path, tmp_path: Path) -> None:
     assert_nothing_left()
 
 
-@pytest.mark.parametrize("content", [b"", b"some text", gzip.compress(b"one volume, no archive" * 100)])
+@pytest.mark.parametrize("content", [b"", b"some text", gzip.compress(b"one volume, no archive" * 100, mtime=0)])
 def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
     assert refusal("tiny", "--from", str(tmp_path / "file")).reason == "not-an-archive"
@@ -148,3 +151,85 @@ def test_nothing_is_written_before_all_members_were_looked_at(source: Path, tmp_
     with pytest.raises(InputError, match="escaped"):
         archives.unpack(tmp_path / "bad.tar", tmp_path / "folder")
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+LIMITS = Limits(files=10, free_bytes=1 << 31, inflation=200)
+
+
+def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+    return path
+
+
+def reason_within(archive: Path, limits: Limits) -> str | None:
+    folder = archive.with_name("unpacked")
+    folder.mkdir(exist_ok=True)
+    try:
+        archives.unpack(archive, folder, limits=limits)
+    except InputError as error:
+        assert list(folder.iterdir()) == []
+        return error.reason
+    return None
+
+
+def test_limits_hold_before_anything_is_written(tmp_path: Path) -> None:
+    many = zipped(tmp_path / "many.zip", {str(i): b"" for i in range(11)})
+    assert reason_within(many, LIMITS) == "too-large"
+    large = zipped(tmp_path / "large.zip", {"a": bytes(5000)})
+    assert reason_within(large, replace(LIMITS, free_bytes=4999)) == "too-large"
+    rare = zipped(tmp_path / "rare.zip", {"a": b"content"}, zipfile.ZIP_BZIP2)
+    assert reason_within(rare, LIMITS) == "unsupported-archive"
+    assert reason_within(large, LIMITS) is None
+
+
+def test_a_gigabyte_of_nothing_is_too_well_packed(tmp_path: Path) -> None:
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in "ab":
+            packed.writestr(name, bytes(1000))
+    content = archive.read_bytes()
+    # The size once unpacked stands in the local header and in the directory: two times 1000 MiB.
+    archive.write_bytes(content.replace((1000).to_bytes(4, "little"), (1000 << 20).to_bytes(4, "little")))
+    assert reason_within(archive, LIMITS) == "too-large"
+
+
+def test_a_directory_that_says_it_is_long_is_not_read(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "long.zip", {"a": b""})
+    content = bytearray(archive.read_bytes())
+    # The directory's length, at byte 12 of the record at the end.
+    content[-10:-6] = (1 << 30).to_bytes(4, "little")
+    archive.write_bytes(content)
+    assert reason_within(archive, LIMITS) == "too-large"
+
+
+def test_entries_are_counted_in_directories_of_either_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in (65535, 5):
+        # Above this number, Python writes the records of zip64.
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", most)
+        archive = zipped(tmp_path / f"{most}.zip", {str(i): b"" for i in range(11)})
+        assert (b"PK\x06\x06" in archive.read_bytes()) == (most == 5)
+        with pytest.raises(InputError, match="11 entries"):
+            archives.unpack(archive, tmp_path, limits=LIMITS)
+
+
+def test_a_password_is_named(tmp_path: Path) -> None:
+    content = bytearray(zipped(tmp_path / "a.zip", {"Smith.dcm": b"content"}).read_bytes())
+    # Bit 0 of the flags, in the local header and in the directory.
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        archives.unpack(tmp_path / "a.zip", tmp_path)
+    assert caught.value.reason == "encrypted-archive"
+    assert "Smith" not in caught.value.found + caught.value.wanted + caught.value.remedy
+
+
+def test_the_top_folder_is_kept_where_asked(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"top/a": b"1", "top/sub/b": b"2"})
+    for keep_top, names in ((True, ["top/a", "top/sub/b"]), (False, ["a", "sub/b"])):
+        folder = tmp_path / str(keep_top)
+        folder.mkdir()
+        archives.unpack(archive, folder, keep_top=keep_top)
+        assert files_below(folder) == names
