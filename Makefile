@@ -53,7 +53,7 @@ wheel: setup ## the project's wheel, into dist/
 
 lock: ## write requirements.lock anew from what pyproject.toml asks for (needs a package index)
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 ".[train,dev]"
+	build/lock/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 ".[train,dev,archive]"
 	build/lock/bin/pip freeze --all --exclude pip --exclude segline | sed 's/+cpu$$//' > requirements.lock
 
 clean: ## remove everything made here but raw data that was fetched

@@ -18,6 +18,7 @@ STAGES = {
 }
 COMMANDS = {
     "fetch": "bring a dataset into data/raw",
+    "listen": "receive studies from a DICOM archive, segment them, send the results back",
     "run": "activate an experiment and reproduce its stages",
 }
 

@@ -1,0 +1,48 @@
+"""The one place where the archive's service meets a trained bundle."""
+
+import os
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from pipeline.archive.outcomes import SegmentStudy, StudyOutcome
+from pipeline.records.errors import InputError
+
+SEGMENTATION = "segmentation.dcm"
+# Archives send much that a bundle has no use for; that there is nothing for it is no failure.
+NOTHING_FOR_IT = {"no-images", "not-matching"}
+
+
+def open_bundle(bundle_root: Path) -> SegmentStudy:
+    """Returns what segments the DICOM files in a study's folder by the bundle, with the network loaded once.
+
+    What is returned takes the folder of the files and an empty output folder; there, each series that the bundle's
+    rule chooses gets a folder with `segmentation.dcm`. A study without such a series gives neither files nor
+    failures. To be called and used in one thread: torch keeps autocast and inference mode thread by thread.
+
+    Raises:
+        InputError: ``not-a-bundle`` where the folder holds no trained bundle; as `load_weights`.
+    """
+    if not (bundle_root / "configs/inference.yaml").is_file():
+        raise InputError(bundle_root, found="no configs/inference.yaml", wanted="the folder of a trained bundle",
+                         remedy="give the folder below models/", reason="not-a-bundle")
+    # torch and MONAI: seconds, and only here
+    from pipeline.bundle import open_segmenter, series_rule_of
+    from pipeline.imaging.discovery import find_scans
+
+    segmenter, rule = open_segmenter(bundle_root, dicom_seg="binary"), series_rule_of(bundle_root)
+    segmenter.load()  # weights that cannot be used are said now, not with the first study
+
+    def segment_study(study_folder: Path, output_dir: Path) -> StudyOutcome:
+        try:
+            found = find_scans(study_folder, series="all", rule=rule, strict=True)
+        except InputError as error:
+            if error.reason in NOTHING_FOR_IT:
+                return StudyOutcome(())
+            raise
+        # What is printed is for the person who typed a command and may name series; here it would go to a log.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            results = segmenter.segment_found(found, output_dir)
+        failed = tuple((result.reason, result.message) for result in results if result.status == "failed")
+        return StudyOutcome(tuple(sorted(output_dir.glob(f"*/{SEGMENTATION}"))), failed)
+
+    return segment_study
