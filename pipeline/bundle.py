@@ -89,24 +89,46 @@ def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
     write_text(weights.with_suffix(".pt.sha256"), f"{sha256_of_file(weights)}  {WEIGHTS}\n")
 
 
-def segment(bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path) -> list[Any]:
+def open_segmenter(bundle_root: Path, **overrides: Any) -> Any:
+    """Returns the bundle's `Segmenter`, which keeps the network loaded from one call of `segment_found` to the next.
+
+    Args:
+        bundle_root: a trained bundle.
+        overrides: of keys of its inference config, such as `speed`.
+    """
+    from pipeline.imaging.discovery import Found
+
+    parser = ConfigParser(ConfigParser.load_config_file(str(bundle_root / "configs/inference.yaml")))
+    # No scans yet and nowhere to put them: both come with each call.
+    values = {"bundle_root": str(bundle_root), "results_dir": str(bundle_root), "found": Found((), {}, ()), **overrides}
+    for key, value in values.items():
+        parser[key] = value
+    return parser.get_parsed_content("evaluator")
+
+
+def series_rule_of(bundle_root: Path) -> Any:
+    """Returns the bundle's `SeriesRule`: which DICOM series of a study it is for."""
+    parser = ConfigParser(ConfigParser.load_config_file(str(bundle_root / "configs/inference.yaml")))
+    return parser.get_parsed_content("series_rule")
+
+
+def segment(bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path, **overrides: Any) -> list[Any]:
     """Segments scans by the bundle's own inference config, as `python -m monai.bundle run` does.
 
     Args:
         bundle_root: a trained bundle.
-        scans: output folder name to NIfTI file or DICOM series folder.
-        output_dir: gets a folder for each scan and `summary.json`.
+        scans: output folder name to the file of a scan.
+        output_dir: gets a folder for each scan and the summaries.
+        overrides: as for `open_segmenter`.
 
     Returns:
         One result for each scan, in order; a scan that failed is among them and stops no other.
     """
-    from pipeline.imaging.discovery import ScanLocation
+    from pipeline.imaging.discovery import Found, ScanLocation
 
-    parser = ConfigParser(ConfigParser.load_config_file(str(bundle_root / "configs/inference.yaml")))
-    parser["bundle_root"] = str(bundle_root)
-    parser["results_dir"] = str(output_dir)
-    parser["scans"] = [ScanLocation(name=name, path=path, relative=path.name) for name, path in scans.items()]
-    return list(parser.get_parsed_content("evaluator").segment_all())
+    locations = tuple(ScanLocation(name=name, path=path, relative=path.name) for name, path in scans.items())
+    segmenter = open_segmenter(bundle_root, **overrides)
+    return list(segmenter.segment_found(Found(locations, {}, ()), output_dir))
 
 
 class RegisteredBundle:
@@ -123,10 +145,10 @@ class RegisteredBundle:
         """
         from pipeline.imaging.discovery import find_scans
 
+        segmenter, rule = open_segmenter(self.root), series_rule_of(self.root)
         results = []
         for scan, output_dir in zip(table["scan"], table["output_dir"], strict=True):
-            scans = {found.name: found.path for found in find_scans(Path(scan))}
-            results += segment(self.root, scans, output_dir=Path(output_dir))
+            results += segmenter.segment_found(find_scans(Path(scan), rule=rule), Path(output_dir))
         return [{"input": result.relative, "status": result.status, "message": result.message,
                  "folder": str(result.folder) if result.folder else None, "volumes_ml": dict(result.volumes_ml)}
                 for result in results]

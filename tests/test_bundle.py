@@ -21,14 +21,15 @@ from pipeline.stages.plan import Fingerprint, make_plan, read_overrides
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "bundles/segmentation"
 # Keys that nothing refers to because MONAI itself, or the person who calls, looks for them by name.
-ENTRY_POINTS = {"imports", "initialize", "run", "bundle_root", "dataset_dir", "input", "output_dir"}
+ENTRY_POINTS = {"imports", "initialize", "run", "bundle_root", "dataset_dir", "dataset", "input", "output_dir"}
 
 
 def assembled(folder: Path, **overrides: Any) -> Path:
     index = Index("liver", "data/raw/liver", "CT", "CC0", {"organ": 1, "lesion": 2}, ())
     statistics = {"low": -50.0, "high": 200.0, "mean": 60.0, "std": 40.0}
-    fingerprint = Fingerprint(("a",), ((40, 36, 20),), ((1.5, 1.5, 3.0),), {"organ": 900, "lesion": 9}, statistics)
-    write_plan(folder / "plan.yaml", make_plan(fingerprint, index, overrides=overrides))
+    fingerprint = Fingerprint(("a",), ((40, 36, 20),), ((1.5, 1.5, 3.0),), {"organ": 900, "lesion": 9}, (-990.0, 900.0),
+                              statistics)
+    write_plan(folder / "plan.yaml", make_plan(fingerprint, index, name="liver_3d", overrides=overrides))
     assemble_bundle(TEMPLATE, folder / "bundle", plan=folder / "plan.yaml")
     return folder / "bundle"
 

@@ -119,7 +119,7 @@ def test_output_folder_that_monai_would_evaluate_is_refused_by_name(
 def test_scans_are_found_or_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_scan(tmp_path / "in/a.nii.gz", image_array())
     write_scan(tmp_path / "in/out/a/segmentation.nii.gz", image_array())
-    assert [scan.name for scan in scans_below(str(tmp_path / "in"), str(tmp_path / "in/out"))] == ["a"]
+    assert [scan.name for scan in scans_below(str(tmp_path / "in"), str(tmp_path / "in/out")).scans] == ["a"]
     with pytest.raises(SystemExit) as stopped:
         scans_below(tmp_path / "nothing", tmp_path / "out")
     assert stopped.value.code == 2

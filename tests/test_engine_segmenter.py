@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from PIL import Image
+from test_imaging_resampling import ORDERS_AND_FLIPS, affine_of
 from tiny_bundle import segmenter_of, write_bundle
 from tiny_dicom import slice_dataset, slice_voxels, write_slices
 from tiny_msd import write_scan
@@ -70,6 +71,19 @@ def test_cube_comes_back_voxel_by_voxel_on_its_own_grid(tmp_path: Path, name: st
     assert found.affine == pytest.approx(truth.affine, abs=1e-6)
 
 
+def test_every_axis_order_and_flip_comes_back_exactly(tmp_path: Path) -> None:
+    root = write_bundle(tmp_path / "bundle", labels=OCTANTS)
+    for number, (order, flips) in enumerate(ORDERS_AND_FLIPS):
+        write_scan(tmp_path / f"in/{number}.nii.gz", octant_markers(), affine_of(order, flips))
+    results = segmenter_of(root, tmp_path / "in", tmp_path / "out").segment_all()
+    assert len(results) == 48
+    for result in results:
+        assert result.folder is not None
+        found, scan = nib.load(result.folder / "segmentation.nii.gz"), nib.load(tmp_path / "in" / result.relative)
+        assert np.array_equal(np.asarray(found.dataobj), octant_markers()), result.name
+        assert found.affine == pytest.approx(scan.affine, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", AFFINES)
 def test_markers_of_all_octants_stay_in_place_after_resampling(tmp_path: Path, name: str) -> None:
     scan = write_scan(tmp_path / "scan.nii.gz", octant_markers(), AFFINES[name])
@@ -107,7 +121,7 @@ def test_codes_are_the_scans(tmp_path: Path, codes: tuple[int, int]) -> None:
     assert (int(found.header["qform_code"]), int(found.header["sform_code"])) == codes
     assert found.affine == pytest.approx(nib.load(tmp_path / "scan.nii").affine, abs=1e-6)
     report = report_of(folder)
-    assert report["geometry"]["low_confidence"] == (codes == (0, 0))
+    assert report["low_confidence"] == (codes == (0, 0))
     assert len(report["warnings"]) == (codes == (0, 0))
 
 
@@ -135,9 +149,9 @@ def test_report_counts_voxels_and_millilitres(tmp_path: Path) -> None:
     report = report_of(folder)
     # The cube has 6 x 5 x 4 = 120 voxels of 0.8 x 0.8 x 3 = 1.92 cubic millimetres.
     assert report["labels"]["cube"] == {"value": 1, "voxels": 120, "volume_ml": pytest.approx(0.2304, abs=1e-5),
-                                        "touches_border": False}
+                                        "mean_intensity": 1.0, "touches_border": False}
     assert report["labels"]["rim"]["touches_border"]
-    assert report["labels"]["none"]["voxels"] == 0
+    assert (report["labels"]["none"]["voxels"], report["labels"]["none"]["mean_intensity"]) == (0, None)
     assert report["geometry"]["orientation"] == "LPS"
     assert report["geometry"]["spacing_mm"] == pytest.approx([0.8, 0.8, 3.0], abs=1e-5)
     assert set(report["seconds"]) == {"read", "preprocess", "network", "restore", "write"}
@@ -167,7 +181,9 @@ def test_dicom_series_gives_its_grid_and_modality(tmp_path: Path, monkeypatch: p
     report = report_of(folder)
     assert report["modality"] == {"scan": "MR", "model": "CT"}
     assert report["warnings"] == ["modality MR: the model was trained on CT"]
+    assert report["low_confidence"]
     assert "John" not in json.dumps(report)
+    assert set(report["files"]) == {"segmentation.nii.gz", "segmentation.dcm", "preview.png"}
 
 
 def test_one_bad_scan_of_three_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +202,11 @@ def test_one_bad_scan_of_three_is_recorded(tmp_path: Path, capsys: pytest.Captur
     assert summary["scans"][1]["reason"] == "truncated-file"
     assert (summary["ok"], summary["failed"]) == (2, 1)
     assert str(tmp_path) not in (tmp_path / "out/summary.json").read_text()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c", "summary.csv", "summary.json"]
+    table = (tmp_path / "out/summary.csv").read_text().splitlines()
+    assert table[0] == "input,status,folder,reason,low_confidence,seconds,cube_ml,warnings"
+    assert table[1].startswith("a.nii.gz,ok,a,,false,")
+    assert table[2].startswith("b.nii.gz,failed,,truncated-file,,")
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 3
     assert printed.err.startswith("1 of 3 scans failed")
@@ -203,7 +223,7 @@ def test_unexpected_error_stops_no_other_scan(tmp_path: Path, error: Exception, 
         write_scan(tmp_path / f"in/{name}.nii.gz", cube())
     root = write_bundle(tmp_path / "bundle", labels=CUBE_LABELS)
     segmenter = segmenter_of(root, tmp_path / "in", tmp_path / "out")
-    inferer, calls = segmenter.inferer, []
+    inferer, calls = segmenter.parts["inferer"], []
 
     def failing_once(*arguments: Any) -> Any:
         calls.append(1)
@@ -211,7 +231,7 @@ def test_unexpected_error_stops_no_other_scan(tmp_path: Path, error: Exception, 
             raise error
         return inferer(*arguments)
 
-    segmenter.inferer = failing_once
+    segmenter.parts["inferer"] = failing_once
     first, second = segmenter.segment_all()
     assert (first.status, first.reason, first.folder) == ("failed", reason, None)
     assert "smith" not in str(first.message)

@@ -5,48 +5,57 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, Orientationd
+from monai.transforms import Compose
 from tiny_dicom import slice_dataset, write_slices
 from tiny_msd import AFFINE, image_array, label_array, write_scan
 
-from pipeline.imaging.transforms import NormalizeIntensityByPland, ReadScand, scan_of
+from pipeline.imaging.discovery import find_scans
+from pipeline.imaging.transforms import NormalizeIntensityByPland, ReadScand, ResampleToSpacingd
 from pipeline.records.errors import InputError
 
 
 def test_image_and_label_are_read_on_the_files_grid(tmp_path: Path) -> None:
     image = write_scan(tmp_path / "image.nii.gz", image_array())
     label = write_scan(tmp_path / "label.nii.gz", label_array())
-    data = ReadScand(["image", "label"])({"image": image, "label": str(label), "other": 1})
+    data = ReadScand(["image", "label"])({"image": image, "label": label, "other": 1})
     for key, expected in (("image", image_array()), ("label", label_array())):
-        assert isinstance(data[key], MetaTensor)
         assert data[key].dtype == torch.float32
         assert data[key].shape == (1, 5, 4, 3)
         assert np.array_equal(data[key][0].numpy(), expected)
-        assert data[key].affine.numpy() == pytest.approx(AFFINE)
+        assert data[f"{key}_scan"].affine == pytest.approx(AFFINE)
     assert data["other"] == 1
 
 
-def test_scan_comes_back_out_of_the_tensor(tmp_path: Path) -> None:
-    path = write_scan(tmp_path / "a.nii.gz", np.ones((3, 2), dtype=np.float32))
-    scan = scan_of(ReadScand("image")({"image": path})["image"], path)
-    assert scan.shape_on_disk == (3, 2)
-    assert scan.array.shape == (3, 2, 1)
-    assert (scan.modality, scan.qform_code, scan.sform_code, scan.warnings) == (None, 1, 1, ())
+def test_the_scan_travels_beside_its_image(tmp_path: Path) -> None:
     folder = write_slices(tmp_path / "series", [slice_dataset(number) for number in range(3)],
                           LossyImageCompression="01")
-    scan = scan_of(ReadScand("image")({"image": folder})["image"], folder)
+    (location,) = find_scans(folder).scans
+    scan = ReadScand("image")({"image": location})["image_scan"]
     assert scan.modality == "CT"
     assert scan.warnings == ("the pixels were compressed with loss",)
 
 
-def test_other_transforms_keep_the_facts(tmp_path: Path) -> None:
-    path = write_scan(tmp_path / "a.nii.gz", image_array(), np.diag([-1.0, 2.0, 3.0, 1.0]))
-    steps = Compose([ReadScand("image"), Orientationd("image", axcodes="RAS", labels=None)])
-    image = steps({"image": path})["image"]
-    assert np.array_equal(image[0].numpy(), image_array()[::-1])
-    assert image.meta["qform_code"] == 1
-    assert image.meta["spacing_mm"] == (1, 2, 3)
+def test_an_irregular_series_is_resampled_on_request_only(tmp_path: Path) -> None:
+    slices = [slice_dataset(number, at_mm=at_mm) for number, at_mm in enumerate((0, 2.5, 5, 10, 12.5))]
+    (location,) = find_scans(write_slices(tmp_path / "series", slices)).scans
+    with pytest.raises(InputError) as caught:
+        ReadScand("image")({"image": location})
+    assert caught.value.reason == "missing-slice"
+    assert ReadScand("image", irregular="resample")({"image": location})["image"].shape[-1] == 6
+
+
+def test_image_and_label_come_to_one_grid_in_ras(tmp_path: Path) -> None:
+    affine = np.diag([-1.0, 2.0, 3.0, 1.0])
+    image = write_scan(tmp_path / "image.nii.gz", image_array(), affine)
+    label = write_scan(tmp_path / "label.nii.gz", label_array(), affine)
+    steps = Compose([ReadScand(["image", "label"]), ResampleToSpacingd(["image", "label"], (1, 1, -1))])
+    data = steps({"image": image, "label": label})
+    assert data["image"].shape == data["label"].shape == (1, 5, 7, 3)
+    # Every second row is one of the scan's own; x runs the other way; between rows images have means and labels none.
+    assert np.array_equal(data["image"][0, :, ::2].numpy(), image_array()[::-1])
+    assert np.allclose(data["image"][0, :, 1].numpy(), (image_array()[::-1, 0] + image_array()[::-1, 1]) / 2)
+    assert set(np.unique(data["label"])) <= set(np.unique(label_array()))
+    assert data["image_regrid"].flipped == (True, False, False)
 
 
 def test_voxels_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ INDEX = Index("d", ".", "MR", "CC0", {"one": 1, "two": 2}, (CASE,))
 
 
 def fingerprint_of(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Fingerprint:
-    return Fingerprint(("a",), (shape,), (spacing,), {"one": 100, "two": 10}, None)
+    return Fingerprint(("a",), (shape,), (spacing,), {"one": 100, "two": 10}, None, None)
 
 
 def test_geometry_is_reordered_to_ras_axes() -> None:
@@ -48,8 +48,11 @@ def test_ct_statistics_are_of_voxels_inside_labels(tmp_path: Path) -> None:
     label[2:6] = 1
     for name, array in (("a.nii.gz", image), ("l.nii.gz", label)):
         write_nifti(tmp_path / name, array, affine=np.eye(4))
-    foreground = take_fingerprint(replace(INDEX, root=str(tmp_path), modality="CT")).foreground
+    fingerprint = take_fingerprint(replace(INDEX, root=str(tmp_path), modality="CT"))
+    foreground = fingerprint.foreground
     assert foreground is not None
+    # Of the 1000 voxels the lowest 600 are air and the highest five 395 to 399: percentile 99.5 lies between two.
+    assert fingerprint.intensity_range == pytest.approx((-1000, 394.005))
     # 0.5 and 99.5 percent of 0..399 by linear interpolation: 0.005 * 399 and 0.995 * 399.
     assert foreground["low"] == pytest.approx(1.995)
     assert foreground["high"] == pytest.approx(397.005)
@@ -58,19 +61,19 @@ def test_ct_statistics_are_of_voxels_inside_labels(tmp_path: Path) -> None:
 
 def test_spacing_is_the_first_quartile() -> None:
     spacings = ((1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 1, 3), (1, 1, 3))
-    fingerprint = Fingerprint(("a",) * 5, ((50, 50, 50),) * 5, spacings, {}, None)
+    fingerprint = Fingerprint(("a",) * 5, ((50, 50, 50),) * 5, spacings, {}, None, None)
     assert typical_spacing_mm(fingerprint) == (1.0, 1.0, 2.0)
 
 
 def test_class_weights_are_inverse_to_the_cube_root_of_the_share() -> None:
     # Of 1000 voxels 8 and 1 are labelled: cube roots of the shares are 0.997, 0.2 and 0.1; inverse 1.003, 5, 10.
-    fingerprint = Fingerprint(("a",), ((10, 10, 10),), ((1, 1, 1),), {"one": 8, "two": 1}, None)
+    fingerprint = Fingerprint(("a",), ((10, 10, 10),), ((1, 1, 1),), {"one": 8, "two": 1}, None, None)
     assert class_weights(fingerprint, ["one", "two"]) == pytest.approx((0.188, 0.938, 1.875), abs=1e-3)
 
 
 def test_a_very_coarse_axis_takes_its_tenth_percentile() -> None:
     spacings = tuple((1.0, 1.0, float(step)) for step in range(4, 15))  # first quartile 6.5, 10th percentile 5
-    fingerprint = Fingerprint(("a",) * 11, ((200, 200, 20),) * 11, spacings, {}, None)
+    fingerprint = Fingerprint(("a",) * 11, ((200, 200, 20),) * 11, spacings, {}, None, None)
     assert typical_spacing_mm(fingerprint) == (1.0, 1.0, 5.0)
 
 
@@ -85,7 +88,7 @@ def test_slices_run_along_the_single_else_the_coarsest_axis(
 
 
 def test_a_2d_plan_keeps_the_spacing_across_slices() -> None:
-    plan = make_plan(fingerprint_of((48, 64, 20), (1.0, 1.0, 4.0)), INDEX, overrides={"spatial_dims": 2})
+    plan = make_plan(fingerprint_of((48, 64, 20), (1.0, 1.0, 4.0)), INDEX, name="d_3d", overrides={"spatial_dims": 2})
     assert plan.slice_axis == 2
     assert plan.spacing_mm == (1.0, 1.0, -1.0)
     assert plan.patch_size == (48, 64, 1)
@@ -95,18 +98,19 @@ def test_a_2d_plan_keeps_the_spacing_across_slices() -> None:
 
 def test_what_is_derived_follows_what_is_overridden() -> None:
     fingerprint = fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0))
-    plan = make_plan(fingerprint, INDEX, overrides={"spacing_mm": [2.0, 2.0, 2.0], "iterations": 7})
+    plan = make_plan(fingerprint, INDEX, name="d_3d", overrides={"spacing_mm": [2.0, 2.0, 2.0], "iterations": 7})
     assert plan.patch_size == (32, 32, 32)  # 64 mm at 2 mm
     assert plan.iterations == 7
+    assert (plan.model_name, plan.codes, plan.intensity_range) == ("d_3d", {}, None)
 
 
 def test_anisotropic_volumes_rotate_in_the_fine_plane_only() -> None:
-    plan = make_plan(fingerprint_of((64, 64, 20), (1.0, 1.0, 4.0)), INDEX, overrides={})
+    plan = make_plan(fingerprint_of((64, 64, 20), (1.0, 1.0, 4.0)), INDEX, name="d_3d", overrides={})
     assert plan.rotation_rad == (0.0, 0.0, 0.26)
 
 
 def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path) -> None:
-    plan = make_plan(fingerprint_of((64, 64, 20), (1.0, 1.0, 4.0)), INDEX, overrides={})
+    plan = make_plan(fingerprint_of((64, 64, 20), (1.0, 1.0, 4.0)), INDEX, name="d_3d", overrides={})
     write_plan(tmp_path / "a.yaml", plan)
     write_plan(tmp_path / "b.yaml", plan)
     assert read_plan(tmp_path / "a.yaml") == plan
@@ -118,7 +122,7 @@ def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path
     {"class_weights": [1.0, 1.0]}, {"epochs": 0}, {"validate_every": 99}, {"iterations": 10},
 ])
 def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object]) -> None:
-    plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, overrides={})
+    plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, name="d_3d", overrides={})
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     check_plan(plan, Path("bundle.yaml"), labels=INDEX.labels)
     with pytest.raises(InputError, match=r"^bundle\.yaml: `\w+: .*`; expected .*; correct it") as caught:
@@ -135,4 +139,4 @@ def test_an_unknown_override_names_the_nearest_key(tmp_path: Path) -> None:
 
 def test_spatial_dims_other_than_2_and_3_are_refused() -> None:
     with pytest.raises(InputError, match="spatial_dims 4; expected 2 or 3"):
-        make_plan(fingerprint_of((64, 64, 20), (1.0, 1.0, 4.0)), INDEX, overrides={"spatial_dims": 4})
+        make_plan(fingerprint_of((64, 64, 20), (1.0, 1.0, 4.0)), INDEX, name="d_3d", overrides={"spatial_dims": 4})

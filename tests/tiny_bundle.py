@@ -43,6 +43,8 @@ def write_bundle(
         "patch_size": [1 if axis == slice_axis else 32 for axis in range(3)],
         # Leaves the intensities as they are.
         "intensity": {"scheme": "ct", "low": -1000.0, "high": 1000.0, "mean": 0.0, "std": 1.0},
+        "intensity_range": [-1000.0, 1000.0],
+        "model_name": "tiny",
         "modality": "CT",
         "labels": labels,
         "network_def": {"_target_": f"torch.nn.Conv{dims}d", "in_channels": 1, "out_channels": len(labels) + 1,
@@ -66,7 +68,7 @@ def segmenter_of(root: Path, scan: Path, output_dir: Path, **overrides: Any) -> 
     parser = ConfigParser(ConfigParser.load_config_file(str(root / "configs/inference.yaml")))
     parser["bundle_root"] = str(root)
     parser["output_dir"] = str(output_dir)
-    parser["scans"] = find_scans(scan)
+    parser["found"] = find_scans(scan)
     for key, value in overrides.items():
         parser[key] = value
     evaluator: Segmenter = parser.get_parsed_content("evaluator")

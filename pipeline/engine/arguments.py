@@ -14,13 +14,21 @@ from typing import NoReturn
 
 import yaml
 
-from pipeline.imaging.discovery import ScanLocation, find_scans
+from pipeline.engine.speeds import SPEEDS
+from pipeline.imaging.discovery import Found, SeriesRule, find_scans
 from pipeline.records.errors import InputError
 
 # What monai.bundle.run takes itself, and what it takes with --tracking.
 RUN_ARGUMENTS = ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
 # A `$` or `@` that MONAI might come to see first in the text, after Fire took quotes or brackets away.
 EVALUATED = re.compile(r"(^|[^\w./ -])[$@]")
+# What a word on the command line may be; Fire makes True and False of the last two.
+CHOICES = {
+    "speed": tuple(SPEEDS),
+    "irregular": ("refuse", "resample"),
+    "dicom_seg": ("binary", "fractional", "none"),
+    **dict.fromkeys(("resume", "strict", "rtstruct", "probabilities", "uncertainty"), ("True", "False")),
+}
 TRACKING_ARGUMENTS = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")
 
 
@@ -38,6 +46,7 @@ def check_arguments() -> None:
         if "config_file" in given:
             _refuse_unknown(given, known)
         _refuse_evaluated("output_dir", given.get("output_dir"))
+        _refuse_other_words(given)
     except InputError as error:
         _exit(error)
 
@@ -60,16 +69,29 @@ def path_given(name: str, otherwise: Path | str | None = None) -> Path:
     return Path(path)
 
 
-def scans_below(path: Path | str, leave_out: Path | str) -> list[ScanLocation]:
-    """Returns the scans at or below `path`, passing over the results in `leave_out`.
+def scans_below(path: Path | str, leave_out: Path | str, *, series: str | int | None = None,
+                rule: SeriesRule | None = None, strict: bool = False) -> Found:
+    """Returns the scans at or below `path`, passing over the results in `leave_out`; says what was set aside.
+
+    Args:
+        path: a file, folder or archive.
+        leave_out: where results go.
+        series: which DICOM series; what was typed after ``--series`` goes before.
+        rule: chooses among the series of a study.
+        strict: refuses single series that do not match the rule.
 
     Raises:
         SystemExit: 2, with one line on stderr: there is no scan.
     """
+    chosen = typed_arguments().get("series") or (None if series is None else str(series))
     try:
-        return find_scans(Path(path), leave_out=Path(leave_out))
+        found = find_scans(Path(path), leave_out=Path(leave_out), series=chosen, rule=rule, strict=strict)
     except InputError as error:
         _exit(error)
+    if found.set_aside:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(found.set_aside.items()))
+        print(f"set aside: {counts}", file=sys.stderr)
+    return found
 
 
 def typed_arguments() -> dict[str, str | None]:
@@ -134,6 +156,15 @@ def _refuse_unknown(given: dict[str, str | None], known: set[str]) -> None:
             nearest = difflib.get_close_matches(top, sorted(known), n=1)
             raise InputError(f"--{name}", found="no such key in the config", wanted="one of its keys",
                              remedy=f"did you mean --{nearest[0]}?" if nearest else "remove it", reason="unknown-key")
+
+
+def _refuse_other_words(given: dict[str, str | None]) -> None:
+    for name, words in CHOICES.items():
+        # A name alone is Fire's way to say True.
+        text = (given[name] or "True") if name in given else words[0]
+        if text not in words:
+            raise InputError(f"--{name}", found=f"`{text}`", wanted=f"one of {', '.join(words)}", remedy="choose one",
+                             reason="unknown-choice")
 
 
 def _refuse_evaluated(name: str, text: str | None) -> None:

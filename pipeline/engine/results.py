@@ -1,34 +1,17 @@
-"""What a segmented scan leaves behind: its folder with mask, numbers and picture, and its line in summary.json."""
+"""How each scan ended, and the two tables of all of them: summary.json and summary.csv."""
 
-import json
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.imaging.nifti import write_nifti
-from pipeline.imaging.preview import (
-    COLOURS,
-    draw_planes,
-    in_ras_order,
-    orientation_of,
-    spacing_in_ras_order,
-    widest_section,
-    write_png,
-)
-from pipeline.imaging.scans import Scan
 from pipeline.records.errors import InputError
-from pipeline.records.files import write_json
+from pipeline.records.files import write_json, written_aside
 
-SEGMENTATION = "segmentation.nii.gz"
-REPORT = "report.json"
-PREVIEW = "preview.png"
 SUMMARY = "summary.json"
-NOTICE = "For research use only. Not a medical device."
+SUMMARY_TABLE = "summary.csv"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/|[A-Za-z]:\\)[^\s'\",;:]+")
 
 
@@ -43,9 +26,12 @@ class ScanResult:
         folder: its output folder; None if it failed.
         reason: short id of the failure, None if ok.
         message: the failure in one line without absolute paths, None if ok.
-        seconds: by phase, as far as it got.
+        seconds: by phase, as far as it got; empty where an earlier run did it.
         volumes_ml: by label name; empty if it failed.
         warnings: what is doubtful about the scan.
+        low_confidence: whether the result is to be looked at before it is used.
+        is_earlier: a run before this one did it.
+        details: what only the terminal may show, such as the descriptions of series; written nowhere.
     """
 
     name: str
@@ -57,89 +43,83 @@ class ScanResult:
     seconds: Mapping[str, float]
     volumes_ml: Mapping[str, float]
     warnings: Sequence[str] = ()
+    low_confidence: bool = False
+    is_earlier: bool = False
+    details: str = ""
 
 
-def measured(labelmap: NDArray[np.integer[Any]], labels: Mapping[str, int], scan: Scan) -> dict[str, dict[str, Any]]:
-    """Returns for each label its value, voxels, millilitres, and whether it touches the scan's border.
+@dataclass(frozen=True)
+class RunFacts:
+    """What a whole run is about, beside its scans.
 
-    A structure at the border is probably cut off there. Axes of one voxel have no border.
+    Attributes:
+        model_sha256: digest of the weights.
+        expected: how many scans there are to do.
+        set_aside: files that are no scan, counted by kind.
+        labels: in the order of the table's columns.
     """
-    counts = np.bincount(labelmap.ravel(order="K"), minlength=max(labels.values()) + 1)
-    faces = [np.take(labelmap, end, axis=axis) for axis, n in enumerate(labelmap.shape) if n > 1 for end in (0, -1)]
-    at_border = set(np.unique(np.concatenate([face.ravel() for face in faces]))) if faces else set()
-    return {
-        name: {
-            "value": value,
-            "voxels": int(counts[value]),
-            "volume_ml": round(float(counts[value]) * scan.voxel_volume_ml, 6),
-            "touches_border": value in at_border,
-        }
-        for name, value in labels.items()
-    }
+
+    model_sha256: str
+    expected: int
+    set_aside: Mapping[str, int]
+    labels: Sequence[str]
 
 
-def geometry_of(scan: Scan) -> dict[str, Any]:
-    """Returns the input's grid for report.json; `low_confidence` where the file does not say how the patient lies."""
-    return {
-        "shape": list(scan.shape_on_disk),
-        "spacing_mm": [round(step, 6) for step in scan.spacing_mm],
-        "orientation": orientation_of(scan.affine),
-        "affine": scan.affine.tolist(),
-        "qform_code": scan.qform_code,
-        "sform_code": scan.sform_code,
-        "low_confidence": scan.qform_code <= 0 and scan.sform_code <= 0,
-    }
-
-
-def write_segmentation(folder: Path, labelmap: NDArray[np.integer[Any]], scan: Scan) -> None:
-    """Writes ``(x, y, z)`` on the scan's own grid: its shape on disk, affine and codes."""
-    write_nifti(folder / SEGMENTATION, labelmap.reshape(scan.shape_on_disk), affine=scan.affine,
-                qform_code=scan.qform_code, sform_code=scan.sform_code)
-
-
-def write_preview(folder: Path, labelmap: NDArray[np.integer[Any]], scan: Scan, *, values: Sequence[int]) -> None:
-    """Writes the picture of three planes through the widest part of what was found."""
-    found = np.asarray(in_ras_order(labelmap, scan.affine))
-    outlines = [(found == value, COLOURS[i % len(COLOURS)]) for i, value in enumerate(values)]
-    picture = draw_planes(in_ras_order(scan.array, scan.affine), spacing_in_ras_order(scan.affine), labels=outlines,
-                          centre=widest_section(found > 0))
-    write_png(folder / PREVIEW, picture)
-
-
-def free_folder(output_dir: Path, name: str, *, content_digest: str, taken: set[str]) -> Path:
-    """Returns `output_dir`/`name`, or with a suffix where that belongs to another scan of this name.
-
-    An earlier result of the same scan, known by its content, is to be replaced; anything else stays as it is.
-
-    Args:
-        output_dir: where the scans' folders are.
-        name: the wanted folder.
-        content_digest: of the scan.
-        taken: casefolded names of the other scans of this run.
-    """
-    chosen, count = name, 1
-    while chosen.casefold() in taken or not _is_free(output_dir / chosen, content_digest):
-        count += 1
-        chosen = f"{name}-{count}"
-    return output_dir / chosen
-
-
-def write_summary(path: Path, results: Sequence[ScanResult], *, model_sha256: str) -> None:
-    """Writes how each scan ended; `folder` is relative to the summary."""
-    scans = [
-        {
-            "input": result.relative,
-            "status": result.status,
-            "folder": result.folder.name if result.folder else None,
-            "reason": result.reason,
-            "message": result.message,
-            "warnings": list(result.warnings),
-            "seconds": round(sum(result.seconds.values()), 3),
-        }
-        for result in results
-    ]
+def write_summary(folder: Path, results: Sequence[ScanResult], facts: RunFacts) -> None:
+    """Writes how each scan ended so far; `folder` of a scan is relative to the summary."""
     failed = sum(result.status == "failed" for result in results)
-    write_json(path, {"ok": len(results) - failed, "failed": failed, "model_sha256": model_sha256, "scans": scans})
+    write_json(folder / SUMMARY, {
+        "ok": len(results) - failed,
+        "failed": failed,
+        "not_done": facts.expected - len(results),
+        "set_aside": dict(sorted(facts.set_aside.items())),
+        "model_sha256": facts.model_sha256,
+        "scans": [_entry(result) for result in results],
+    })
+    with written_aside(folder / SUMMARY_TABLE) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+        columns = ["input", "status", "folder", "reason", "low_confidence", "seconds",
+                   *(f"{label}_ml" for label in facts.labels), "warnings"]
+        table = csv.DictWriter(stream, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(_row(result) for result in results)
+
+
+def _entry(result: ScanResult) -> dict[str, object]:
+    return {
+        "input": result.relative,
+        "status": result.status,
+        "folder": result.folder.name if result.folder else None,
+        "reason": result.reason,
+        "message": result.message,
+        "warnings": list(result.warnings),
+        "low_confidence": result.low_confidence,
+        "earlier_run": result.is_earlier,
+        "seconds": round(sum(result.seconds.values()), 3),
+    }
+
+
+def _row(result: ScanResult) -> dict[str, object]:
+    volumes = {f"{label}_ml": f"{volume:.6f}" for label, volume in result.volumes_ml.items()}
+    return {
+        "input": result.relative,
+        "status": result.status,
+        "folder": result.folder.name if result.folder else "",
+        "reason": result.reason or "",
+        "low_confidence": str(result.low_confidence).lower() if result.folder else "",
+        "seconds": f"{sum(result.seconds.values()):.3f}",
+        **volumes,
+        "warnings": "; ".join(result.warnings),
+    }
+
+
+def line_of(result: ScanResult) -> str:
+    """Returns the line that the terminal shows."""
+    if result.status == "failed":
+        return f"{result.relative}: failed: {result.message}{result.details and f' [{result.details}]'}"
+    volumes = ", ".join(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items())
+    how = "done before" if result.is_earlier else f"{sum(result.seconds.values()):.1f} s"
+    doubt = "; low confidence, see report.json" if result.low_confidence else ""
+    return f"{result.relative}: {volumes} ({how}){doubt}"
 
 
 def reason_and_message(error: BaseException, path: Path) -> tuple[str, str]:
@@ -156,15 +136,6 @@ def reason_and_message(error: BaseException, path: Path) -> tuple[str, str]:
     if is_memory:
         return "out-of-memory", "not enough memory for this scan; crop it, or use a machine with more"
     return "unexpected-error", _clean(f"{type(error).__name__}: {error}", path)
-
-
-def _is_free(folder: Path, content_digest: str) -> bool:
-    if not folder.exists():
-        return True
-    try:
-        return bool(json.loads((folder / REPORT).read_text(encoding="utf-8"))["input_sha256"] == content_digest)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _clean(text: str, path: Path) -> str:

@@ -1,50 +1,35 @@
 """Inference of a trained bundle: scans in, segmentations on their own grids out, one bad scan stopping no other."""
 
-import hashlib
-import logging
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import monotonic
 from typing import Any
 
-import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
-from numpy.typing import NDArray
+from tqdm import tqdm
 
-from pipeline.engine.results import (
-    NOTICE,
-    REPORT,
-    SUMMARY,
-    ScanResult,
-    free_folder,
-    geometry_of,
-    measured,
-    reason_and_message,
-    write_preview,
-    write_segmentation,
-    write_summary,
-)
+from pipeline.engine.earlier import EarlierResults, find_earlier
+from pipeline.engine.outputs import LabelNames, OutputSettings
+from pipeline.engine.results import SUMMARY, RunFacts, ScanResult, line_of, write_summary
+from pipeline.engine.scan_run import Method, ScanRun, failure
 from pipeline.engine.weights import load_weights
-from pipeline.imaging.discovery import ScanLocation
-from pipeline.imaging.scans import Scan
-from pipeline.imaging.transforms import scan_of
+from pipeline.imaging.dicom_codes import code_for
+from pipeline.imaging.dicom_seg import SegModel
+from pipeline.imaging.discovery import Found, Refused
 from pipeline.records.errors import InputError
-from pipeline.records.files import folder_written_aside, write_json
 
-logger = logging.getLogger(__name__)
-IMAGE = "image"
+# The summary of a long run is brought up to date this often, so that a killed run leaves one too.
+SUMMARY_EVERY_SECONDS = 10.0
 
 
 class Segmenter:
     """Segments scans by the bundle's preprocessing, network and windows; MONAI's `evaluator` of the inference config.
 
     Args:
-        scans: what to segment.
-        output_dir: gets a folder for each scan and summary.json.
+        found: the scans, and what was found beside them.
+        output_dir: gets a folder for each scan, summary.json and summary.csv.
         preprocessing: dictionary transforms for `image`; the first reads the scan.
         network: gets the weights of `checkpoint`.
         inferer: takes ``(1, 1, x, y, z)`` and the network, returns logits ``(1, classes, x, y, z)``.
@@ -52,35 +37,51 @@ class Segmenter:
         labels: names and values; class k of the network is the k-th smallest value, class 0 background.
         modality: DICOM code of the training scans; another one is a warning.
         checkpoint: the weights, with their digest in ``<checkpoint>.sha256``.
+        codes: DICOM codes by label name, for those that the built-in table does not know.
+        intensity_range: lowest and highest intensities of the training scans; far from them is a warning.
+        name, version: of the model, for DICOM.
+        speed: what the inferer was made with, for report.json.
+        resume: skips scans that an earlier run into `output_dir` did and left intact.
+        dicom_seg, rtstruct, probabilities, uncertainty: see `OutputSettings`.
     """
 
     def __init__(
-        self, scans: Sequence[ScanLocation], output_dir: Path | str, *, preprocessing: Sequence[Callable[..., Any]],
+        self, found: Found, output_dir: Path | str, *, preprocessing: Sequence[Callable[..., Any]],
         network: torch.nn.Module, inferer: Callable[..., torch.Tensor], device: torch.device,
         labels: Mapping[str, int], modality: str, checkpoint: Path | str,
+        codes: Mapping[str, Any] | None = None, intensity_range: Sequence[float] | None = None,
+        name: str = "Segline", version: str = "0", speed: str = "exact", resume: bool = False, **outputs: Any,
     ) -> None:
-        self.scans = [scans[i] for i in range(len(scans))]
+        self.found = found
         self.output_dir = Path(output_dir)
-        self.reader, *self.steps = preprocessing
-        self.network = network
-        self.inferer = inferer
-        self.device = device
-        self.labels = dict(sorted(labels.items(), key=lambda item: item[1]))
-        self.modality = modality
+        self.resume = resume
         self.checkpoint = Path(checkpoint)
-        self.restore = Invertd(keys="pred", transform=Compose(self.steps), orig_keys=IMAGE, nearest_interp=False)
+        self.name, self.version = name, version
+        reader, *steps = preprocessing
+        names = dict(sorted(labels.items(), key=lambda item: item[1]))
+        self.parts: dict[str, Any] = {
+            "reader": reader, "steps": steps, "network": network, "inferer": inferer, "device": device,
+            "modality": modality, "intensity_range": intensity_range, "speed": speed,
+            "settings": OutputSettings(**outputs),
+            "names": LabelNames(names, {label: code_for(label, (codes or {}).get(label)) for label in names}),
+        }
+        self.method: Method | None = None
 
     def run(self) -> None:
         """Segments all scans, as `python -m monai.bundle run` asks.
 
         Raises:
-            SystemExit: 2 with one line on stderr if nothing could be started, 1 if a scan failed.
+            SystemExit: 2 with one line on stderr if nothing could be started, 1 if a scan failed, 130 if interrupted.
         """
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             results = self.segment_all()
         except InputError as error:
             print(" ".join(str(error).splitlines()), file=sys.stderr)
             raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print(f"interrupted; what is in {self.output_dir} is whole; go on with --resume True", file=sys.stderr)
+            raise SystemExit(130) from None
         failed = [result for result in results if result.status == "failed"]
         if failed:
             print(f"{len(failed)} of {len(results)} scans failed; reasons are in {self.output_dir / SUMMARY}",
@@ -88,104 +89,53 @@ class Segmenter:
             raise SystemExit(1)
 
     def segment_all(self) -> list[ScanResult]:
-        """Segments all scans, writes their folders and summary.json, and prints a line for each.
+        """Segments all scans, writes their folders and the summaries, and prints a line for each.
 
         Raises:
             InputError: weights or output folder cannot be used. A scan that fails raises nothing.
         """
-        digest = load_weights(self.network, self.checkpoint, device=self.device)
-        self.network.eval()
-        _make_folder(self.output_dir)
-        results: list[ScanResult] = []
-        for count, location in enumerate(self.scans, start=1):
-            used = {result.folder.name.casefold() for result in results if result.folder}
-            coming = {later.name.casefold() for later in self.scans[count:]}
-            result = self._segment_or_record(location, digest, taken=used | coming)
-            results.append(result)
-            print(f"[{count}/{len(self.scans)}] {_line(result)}", flush=True)
-        write_summary(self.output_dir / SUMMARY, results, model_sha256=digest)
+        return self.segment_found(self.found, self.output_dir)
+
+    def segment_found(self, found: Found, output_dir: Path) -> list[ScanResult]:
+        """Segments `found` into `output_dir`; the network is loaded at the first call only.
+
+        Raises:
+            InputError: as `segment_all`.
+        """
+        method = self.load()
+        _make_folder(output_dir)
+        run = ScanRun(method, output_dir, find_earlier(output_dir) if self.resume else EarlierResults({}))
+        facts = RunFacts(method.model.digest, len(found.scans) + len(found.refused), found.set_aside,
+                         list(method.names.values))
+        results = [_refused(refused) for refused in found.refused]
+        for result in results:
+            tqdm.write(line_of(result))
+        written = monotonic()
+        try:
+            with tqdm(total=facts.expected, initial=len(results), unit="scan", leave=False, disable=None) as bar:
+                for result in run.results(found.scans):
+                    results.append(result)
+                    tqdm.write(f"[{len(results)}/{facts.expected}] {line_of(result)}")
+                    bar.update()
+                    if monotonic() - written > SUMMARY_EVERY_SECONDS:
+                        write_summary(output_dir, results, facts)
+                        written = monotonic()
+        finally:
+            write_summary(output_dir, results, facts)
         return results
 
-    def _segment_or_record(self, location: ScanLocation, digest: str, *, taken: set[str]) -> ScanResult:
-        """Segments one scan; whatever goes wrong becomes a failed result."""
-        seconds: dict[str, float] = {}
-        try:
-            return self._segment(location, digest, seconds, taken=taken)
-        except Exception as error:
-            logger.debug("scan failed", exc_info=True)
-            reason, message = reason_and_message(error, location.path)
-        return ScanResult(location.name, location.relative, "failed", None, reason, message, seconds, {})
+    def load(self) -> Method:
+        """Loads the network where that is not done yet, and returns all that is the same for every scan.
 
-    def _segment(
-        self, location: ScanLocation, digest: str, seconds: dict[str, float], *, taken: set[str]
-    ) -> ScanResult:
-        labelmap, scan = self._labelmap(location.path, seconds)
-        found = measured(labelmap, self.labels, scan)
-        warnings = [*scan.warnings, *_modality_warning(scan.modality, self.modality)]
-        content = _content_digest(scan)
-        target = free_folder(self.output_dir, location.name, content_digest=content, taken=taken)
-        with folder_written_aside(target) as aside:
-            with _timed(seconds, "write"):
-                write_segmentation(aside, labelmap, scan)
-                write_preview(aside, labelmap, scan, values=list(self.labels.values()))
-            write_json(aside / REPORT, {
-                "input": location.relative,
-                "input_sha256": content,
-                "notice": NOTICE,
-                "model_sha256": digest,
-                "modality": {"scan": scan.modality, "model": self.modality},
-                "geometry": geometry_of(scan),
-                "labels": found,
-                "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
-                "warnings": warnings,
-            })
-        volumes = {name: entry["volume_ml"] for name, entry in found.items()}
-        return ScanResult(location.name, location.relative, "ok", target, None, None, seconds, volumes, warnings)
-
-    def _labelmap(self, path: Path, seconds: dict[str, float]) -> tuple[NDArray[np.integer[Any]], Scan]:
-        """Returns label values ``(x, y, z)`` and the scan whose grid they are on; notes each phase's seconds."""
-        with torch.inference_mode():
-            with _timed(seconds, "read"):
-                data = self.reader({IMAGE: path})
-                scan = scan_of(data[IMAGE], path)
-            with _timed(seconds, "preprocess"):
-                for step in self.steps:
-                    data = step(data)
-            with _timed(seconds, "network"):
-                probabilities = self._probabilities(data[IMAGE])
-            with _timed(seconds, "restore"):
-                return self._on_own_grid(probabilities, data[IMAGE], scan), scan
-
-    def _probabilities(self, image: MetaTensor) -> torch.Tensor:
-        """Returns ``(classes, x, y, z)`` on the preprocessed grid."""
-        inputs = image.as_tensor()[None].to(self.device)
-        logits = self.inferer(inputs, self.network)
-        return torch.as_tensor(logits)[0].float().softmax(dim=0).cpu()
-
-    def _on_own_grid(self, probabilities: torch.Tensor, image: MetaTensor, scan: Scan) -> NDArray[np.integer[Any]]:
-        """Returns label values ``(x, y, z)`` on the scan's grid: the likeliest class after linear resampling."""
-        pred = MetaTensor(probabilities, affine=image.affine)
-        restored = self.restore({IMAGE: image, "pred": pred})["pred"].as_tensor()
-        if restored.shape[0] != len(self.labels) + 1 or restored.shape[1:] != scan.array.shape:
-            raise RuntimeError(f"network output {tuple(restored.shape)} does not fit {len(self.labels)} labels "
-                               f"and scan shape {scan.array.shape}")
-        values = [0, *self.labels.values()]
-        dtype = np.uint8 if values[-1] <= 255 else np.uint16
-        best, labelmap = restored[0].numpy(), np.zeros(scan.array.shape, dtype=dtype)
-        # Much faster than argmax along the first axis, with the same result: ties stay with the smaller class.
-        for value, probability in zip(values[1:], restored[1:].numpy(), strict=True):
-            labelmap[probability > best] = value
-            best = np.maximum(best, probability)
-        return labelmap
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    start = perf_counter()
-    try:
-        yield
-    finally:
-        seconds[phase] = perf_counter() - start
+        Raises:
+            InputError: as `load_weights`.
+        """
+        if self.method is None:
+            network = self.parts["network"]
+            digest = load_weights(network, self.checkpoint, device=self.parts["device"])
+            network.eval()
+            self.method = Method(**self.parts, model=SegModel(self.name, self.version, digest))
+        return self.method
 
 
 def _make_folder(folder: Path) -> None:
@@ -196,21 +146,5 @@ def _make_folder(folder: Path) -> None:
                          remedy="choose another --output_dir", reason="unwritable-output") from error
 
 
-def _content_digest(scan: Scan) -> str:
-    """Returns the SHA-256 of voxels and grid: the same scan, wherever it lies and however it is stored."""
-    digest = hashlib.sha256(scan.affine.tobytes())
-    digest.update(str(scan.array.shape).encode())
-    digest.update(np.ascontiguousarray(scan.array).data)
-    return digest.hexdigest()
-
-
-def _modality_warning(found: str | None, trained: str) -> Iterator[str]:
-    if found and found != trained:
-        yield f"modality {found}: the model was trained on {trained}"
-
-
-def _line(result: ScanResult) -> str:
-    if result.status == "failed":
-        return f"{result.relative}: failed: {result.message}"
-    volumes = ", ".join(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items())
-    return f"{result.relative}: {volumes} ({sum(result.seconds.values()):.1f} s)"
+def _refused(refused: Refused) -> ScanResult:
+    return failure(refused.relative, refused.relative, refused.error, Path(refused.relative), {})

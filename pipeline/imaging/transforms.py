@@ -1,16 +1,19 @@
-"""The two steps of the bundle's preprocessing that MONAI has no fitting transform for."""
+"""The steps of the bundle's preprocessing: read, bring to the network's grid, normalise.
 
-from collections.abc import Hashable, Mapping
-from pathlib import Path
-from typing import Any
+They work on plain tensors. What a segmentation needs to find back to its scan travels beside the image: `<key>_scan` is
+the `Scan` as it was read, `<key>_regrid` the `Regrid` between its grid and the network's.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from pipeline.imaging.discovery import read_scan
+from pipeline.imaging.resampling import regrid_of, to_network_grid
 from pipeline.imaging.scans import Scan
 from pipeline.records.errors import InputError
 
@@ -21,22 +24,54 @@ SMALLEST_STD = 1e-6
 
 
 class ReadScand(MapTransform):
-    """Replaces each path by its image: a MetaTensor ``(1, x, y, z)``, float32, in the file's own grid.
+    """Replaces each path or `ScanLocation` by its image: a tensor ``(1, x, y, z)``, float32, in the file's own grid.
 
-    Its ``meta`` has MONAI's affine and the scan's facts: ``spacing_mm``, ``modality`` ("" where the file does not say),
-    ``shape_on_disk``, ``qform_code``, ``sform_code`` and ``warnings`` (one a line).
+    Adds `<key>_scan`, whose array shares the tensor's memory.
+
+    Args:
+        keys: the images.
+        irregular: ``refuse`` or ``resample`` DICOM series that are no regular volume.
 
     Raises:
-        InputError: as `read_nifti` and `read_series`, and ``non-finite-voxels``.
+        InputError: as `read_scan`, and ``non-finite-voxels``.
     """
 
-    def __init__(self, keys: KeysCollection) -> None:
+    def __init__(self, keys: KeysCollection, irregular: Literal["refuse", "resample"] = "refuse") -> None:
         super().__init__(keys)
+        self.irregular = irregular
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = _as_tensor(read_scan(Path(result[key])))
+            scan = read_scan(result[key], irregular=self.irregular)
+            _refuse_non_finite(scan)
+            result[key], result[f"{key}_scan"] = torch.from_numpy(scan.array)[None], scan
+        return result
+
+
+class ResampleToSpacingd(MapTransform):
+    """Turns each image's axes nearest to right, front and head, and resamples it to a spacing.
+
+    Adds `<key>_regrid`. Images are interpolated linearly, label maps by the nearest voxel.
+
+    Args:
+        keys: the images that `ReadScand` read.
+        spacing_mm: along right, front and head; 0 or less keeps the scan's own.
+        nearest: which of the keys are label maps.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing_mm: Sequence[float], nearest: Sequence[str] = ("label",)) -> None:
+        super().__init__(keys)
+        self.spacing_mm = tuple(spacing_mm)
+        self.nearest = frozenset(nearest)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            scan: Scan = result[f"{key}_scan"]
+            regrid = regrid_of(scan.array.shape, scan.affine, spacing_mm=self.spacing_mm)
+            result[key] = to_network_grid(result[key][0], regrid, nearest=key in self.nearest)[None]
+            result[f"{key}_regrid"] = regrid
         return result
 
 
@@ -73,45 +108,26 @@ class NormalizeIntensityByPland(MapTransform):
 
     def _normalised(self, image: torch.Tensor) -> torch.Tensor:
         if self.intensity["scheme"] == "ct":
-            image = image.clamp(float(self.intensity["low"]), float(self.intensity["high"]))
+            normalised = image.clamp(float(self.intensity["low"]), float(self.intensity["high"]))
             mean, std = float(self.intensity["mean"]), float(self.intensity["std"])
+            normalised -= mean
         else:
-            # Sums over millions of voxels lose digits in float32.
-            voxels = torch.as_tensor(image).as_subclass(torch.Tensor).double()
-            mean, std = float(voxels.mean()), float(voxels.std(correction=0))
-        return (image - mean) / (std if std > SMALLEST_STD else 1.0)
+            mean, std = _mean_and_std(image)
+            normalised = image - mean
+        normalised /= std if std > SMALLEST_STD else 1.0
+        return normalised
 
 
-def _as_tensor(scan: Scan) -> MetaTensor:
-    array = np.ascontiguousarray(scan.array)
-    if not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
+def _mean_and_std(image: torch.Tensor) -> tuple[float, float]:
+    """Returns both in double precision, plane by plane: sums over millions of voxels lose digits in float32."""
+    planes = image.unbind(-1)
+    mean = sum(float(plane.sum(dtype=torch.float64)) for plane in planes) / image.numel()
+    squares = sum(float(((plane.double() - mean) ** 2).sum()) for plane in planes)
+    return mean, float(np.sqrt(squares / image.numel()))
+
+
+def _refuse_non_finite(scan: Scan) -> None:
+    if not np.isfinite(scan.array).all():
+        count = int((~np.isfinite(scan.array)).sum())
         raise InputError(scan.path, found=f"{count} voxels that are not finite", wanted="numbers only",
                          remedy="replace NaN and infinity first", reason="non-finite-voxels")
-    meta: dict[str, Any] = {
-        "spacing_mm": scan.spacing_mm,
-        "modality": scan.modality or "",
-        "shape_on_disk": scan.shape_on_disk,
-        "qform_code": scan.qform_code,
-        "sform_code": scan.sform_code,
-        "warnings": "\n".join(scan.warnings),
-    }
-    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(scan.affine.copy()), meta=meta)
-
-
-def scan_of(image: MetaTensor, path: Path) -> Scan:
-    """Returns the scan that `ReadScand` put into `image`, before any other transform changed it.
-
-    The array shares the tensor's memory.
-    """
-    meta = image.meta
-    return Scan(
-        array=image.as_tensor()[0].numpy(),
-        affine=image.affine.numpy().astype(np.float64),
-        path=path,
-        modality=meta["modality"] or None,
-        shape_on_disk=tuple(meta["shape_on_disk"]),
-        qform_code=int(meta["qform_code"]),
-        sform_code=int(meta["sform_code"]),
-        warnings=tuple(line for line in str(meta["warnings"]).split("\n") if line),
-    )

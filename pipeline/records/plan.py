@@ -20,9 +20,12 @@ COMMENTS = {
     "slice_axis": "Axis of the RAS volume that a 2D network steps along; null for 3D.",
     "spacing_mm": "Voxel spacing that the network sees, x y z in RAS; -1 keeps a scan's own (2D: across slices).",
     "patch_size": "Voxels the network sees at once, x y z.",
+    "model_name": "What DICOM outputs call the model.",
     "intensity": "ct: clip to foreground percentiles of the training cases, then z-score. z-score: per scan.",
+    "intensity_range": "CT: lowest and highest intensity of the training scans; far from it at inference is a warning.",
     "modality": "DICOM code of the training scans; another one at inference is a warning.",
     "labels": "Names and values of the label maps that this model learns and writes.",
+    "codes": "For DICOM, by label name: {category, type, modifier}, each [value, scheme, meaning]; {} looks names up.",
     "network_def": "The network, as MONAI instantiates it.",
     "batch_size": "Patches per iteration.",
     "iterations": "Optimiser steps; epochs only say how often the curves get a point.",
@@ -33,6 +36,8 @@ COMMENTS = {
     "rotation_rad": "Largest rotation of the augmentation about x, y, z (2D: the first counts).",
     "seed": "Seeds weights, patches and augmentation.",
 }
+# Fields that YAML gives back as lists.
+TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad")
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,12 @@ class Plan:
     slice_axis: int | None
     spacing_mm: tuple[float, float, float]
     patch_size: tuple[int, int, int]
+    model_name: str
     intensity: dict[str, Any]
+    intensity_range: tuple[float, float] | None
     modality: str
     labels: dict[str, int]
+    codes: dict[str, Any]
     network_def: dict[str, Any]
     batch_size: int
     iterations: int
@@ -106,7 +114,7 @@ def read_plan(path: Path) -> Plan:
     """
     content = read_yaml(path)
     refuse_unknown_keys(set(content), {item.name for item in fields(Plan)}, path)
-    tuples = {key: tuple(content[key]) for key in ("spacing_mm", "patch_size", "class_weights", "rotation_rad")}
+    tuples = {key: tuple(content[key]) for key in TUPLES if content[key] is not None}
     return Plan(**{**content, **tuples})
 
 

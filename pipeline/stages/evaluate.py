@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import bundle
+from pipeline.imaging.grids import AFFINE_ROUNDING_MM
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.scans import Scan
 from pipeline.metrics import find_lesions, score_label, size_class, size_classes
@@ -24,8 +25,6 @@ from pipeline.records.summaries import mean_of_defined, rank_cases
 from pipeline.records.tables import CaseScore, LesionScore, write_metrics, write_table
 
 SCORED_SPLITS: tuple[Split, ...] = ("validation", "test")
-# Two affines that differ by less than this are the same grid, written with other rounding.
-AFFINE_ROUNDING_MM = 1e-2
 
 
 def run(experiment: str) -> None:

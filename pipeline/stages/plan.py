@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine.topology import batch_size_for, network_definition, plan_topology
+from pipeline.imaging.intensities import robust_range
 from pipeline.imaging.nifti import read_nifti
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import Index, IndexedCase, read_index
-from pipeline.records.plan import Plan, check_plan, write_plan
+from pipeline.records.plan import TUPLES, Plan, check_plan, write_plan
 from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 SHARPER_PERCENTILE = 25
@@ -28,13 +29,15 @@ class Fingerprint:
     """Typical geometry of the training cases in RAS axis order, and CT intensities inside the labels.
 
     `shapes` are voxels as scanned, `spacings_mm` millimetres; `label_voxels` are counts by label name, over all cases.
-    `foreground` is None unless the modality is CT.
+    `intensity_range` spans the robust ranges of all training scans; it and `foreground` are None unless the modality is
+    CT, whose numbers alone have a unit.
     """
 
     cases: tuple[str, ...]
     shapes: tuple[tuple[int, int, int], ...]
     spacings_mm: tuple[tuple[float, float, float], ...]
     label_voxels: dict[str, int]
+    intensity_range: tuple[float, float] | None
     foreground: dict[str, float] | None
 
 
@@ -45,7 +48,7 @@ def run(experiment: str) -> None:
     fingerprint = take_fingerprint(index)
     write_json(folders.fingerprint, asdict(fingerprint))
     path = folders.configs / "bundle.yaml"
-    plan = make_plan(fingerprint, index, overrides=read_overrides(path))
+    plan = make_plan(fingerprint, index, name=experiment, overrides=read_overrides(path))
     check_plan(plan, path, labels=index.labels)
     write_plan(folders.plan, plan)
     print(f"plan: patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}, "
@@ -56,12 +59,14 @@ def take_fingerprint(index: Index) -> Fingerprint:
     """Returns the fingerprint of the index's training cases."""
     cases = index.in_split("train")
     orders = [_ras_order(case.orientation) for case in cases]
+    intensity_range, foreground = _ct_intensities(Path(index.root), cases) if index.modality == "CT" else (None, None)
     return Fingerprint(
         cases=tuple(case.case_id for case in cases),
         shapes=tuple(_reorder(case.shape, order) for case, order in zip(cases, orders, strict=True)),
         spacings_mm=tuple(_reorder(case.spacing_mm, order) for case, order in zip(cases, orders, strict=True)),
         label_voxels={name: sum(case.label_voxels[name] for case in cases) for name in index.labels},
-        foreground=_foreground_intensities(Path(index.root), cases) if index.modality == "CT" else None,
+        intensity_range=intensity_range,
+        foreground=foreground,
     )
 
 
@@ -76,8 +81,15 @@ def read_overrides(path: Path) -> dict[str, Any]:
     return overrides
 
 
-def make_plan(fingerprint: Fingerprint, index: Index, *, overrides: dict[str, Any]) -> Plan:
-    """Returns the plan that the fingerprint implies; what `overrides` gives is taken and the rest derived from it."""
+def make_plan(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict[str, Any]) -> Plan:
+    """Returns the plan that the fingerprint implies; what `overrides` gives is taken and the rest derived from it.
+
+    Args:
+        fingerprint: of the training cases.
+        index: their index.
+        name: of the model.
+        overrides: any field of the plan, and `architecture`.
+    """
     chosen = dict(overrides)
     architecture = chosen.pop("architecture", "UNet")
     dims = chosen.setdefault("spatial_dims", 3)
@@ -96,9 +108,12 @@ def make_plan(fingerprint: Fingerprint, index: Index, *, overrides: dict[str, An
     patch = tuple(chosen.setdefault("patch_size", tuple(planned.get(i, 1) for i in range(3))))
     labels = dict(sorted(index.labels.items(), key=lambda item: item[1]))
     defaults = {
+        "model_name": name,
         "intensity": _intensity_scheme(fingerprint),
+        "intensity_range": fingerprint.intensity_range,
         "modality": index.modality,
         "labels": labels,
+        "codes": {},
         "network_def": {
             **network_definition(architecture, topology, spatial_dims=dims, out_channels=len(index.labels) + 1),
             "spatial_dims": "@spatial_dims",  # one fact, one place
@@ -114,7 +129,7 @@ def make_plan(fingerprint: Fingerprint, index: Index, *, overrides: dict[str, An
         "seed": 0,
     }
     merged = {**defaults, **chosen}
-    tuples = {key: tuple(merged[key]) for key in ("spacing_mm", "patch_size", "class_weights", "rotation_rad")}
+    tuples = {key: tuple(merged[key]) for key in TUPLES if merged[key] is not None}
     return Plan(**{**merged, **tuples})
 
 
@@ -176,8 +191,18 @@ def _rotation_rad(spacing_mm: tuple[float, ...]) -> tuple[float, float, float]:
     return angles[0], angles[1], angles[2]
 
 
-def _foreground_intensities(root: Path, cases: tuple[IndexedCase, ...]) -> dict[str, float]:
-    samples = np.concatenate([_sample_foreground(root, case) for case in cases])
+def _ct_intensities(root: Path, cases: tuple[IndexedCase, ...]) -> tuple[tuple[float, float], dict[str, float]]:
+    """Returns the range of all scans and how intensities inside the labels are distributed; reads each scan once."""
+    ranges, samples = [], []
+    for case in cases:
+        image = read_nifti(root / case.image).array
+        ranges.append(robust_range(image))
+        samples.append(_sample_foreground(image, read_nifti(root / case.label).array))
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    return (round(low, 3), round(high, 3)), _foreground_intensities(root, np.concatenate(samples))
+
+
+def _foreground_intensities(root: Path, samples: NDArray[np.float64]) -> dict[str, float]:
     if not len(samples):
         raise InputError(root, found="no labelled voxel in any training case", wanted="labels to learn from",
                          remedy="check the label maps, or set `intensity` in bundle.yaml", reason="empty-labels")
@@ -187,8 +212,7 @@ def _foreground_intensities(root: Path, cases: tuple[IndexedCase, ...]) -> dict[
     return {name: round(float(value), 3) for name, value in values.items()}
 
 
-def _sample_foreground(root: Path, case: IndexedCase) -> NDArray[np.float64]:
-    image, label = read_nifti(root / case.image).array, read_nifti(root / case.label).array
+def _sample_foreground(image: NDArray[np.float32], label: NDArray[np.float32]) -> NDArray[np.float64]:
     foreground = image[label > 0].astype(np.float64)
     step = max(1, len(foreground) // FOREGROUND_SAMPLES)
     return np.asarray(np.sort(foreground)[step // 2 :: step])

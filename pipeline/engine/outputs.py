@@ -1,0 +1,187 @@
+"""What a segmented scan leaves behind: its folder with masks, numbers and picture."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine.labelling import Box
+from pipeline.imaging.dicom_codes import LabelCode
+from pipeline.imaging.dicom_seg import SegModel, write_fractional_seg, write_seg
+from pipeline.imaging.nifti import write_nifti
+from pipeline.imaging.preview import (
+    COLOURS,
+    draw_planes,
+    in_ras_order,
+    orientation_of,
+    spacing_in_ras_order,
+    widest_section,
+    write_png,
+)
+from pipeline.imaging.rtstruct import write_rtstruct
+from pipeline.imaging.scans import Scan
+from pipeline.records.files import sha256_of_file, write_json
+
+SEGMENTATION = "segmentation.nii.gz"
+DICOM_SEG = "segmentation.dcm"
+FRACTIONAL_SEG = "probabilities.dcm"
+RTSTRUCT = "rtstruct.dcm"
+PROBABILITIES = "probabilities.nii.gz"
+UNCERTAINTY = "uncertainty.nii.gz"
+REPORT = "report.json"
+PREVIEW = "preview.png"
+NOTICE = "For research use only. Not a medical device."
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is written beside the label map, the report and the picture.
+
+    Attributes:
+        dicom_seg: for DICOM scans a SEG with the labels (``binary``), also one with probabilities (``fractional``), or
+            ``none``.
+        rtstruct: for DICOM scans contours.
+        probabilities: of each class, as a 4D NIfTI.
+        uncertainty: the entropy of the class probabilities, 0 certain to 1 undecided, as a NIfTI.
+    """
+
+    dicom_seg: Literal["binary", "fractional", "none"] = "binary"
+    rtstruct: bool = False
+    probabilities: bool = False
+    uncertainty: bool = False
+
+    def needs_probabilities(self, scan: Scan) -> bool:
+        """Returns whether the class probabilities are wanted on the scan's grid."""
+        return self.probabilities or self.uncertainty or (self.dicom_seg == "fractional" and scan.planes is not None)
+
+
+@dataclass(frozen=True)
+class LabelNames:
+    """What the label map's values mean: names with their values, rising, and their codes for DICOM."""
+
+    values: Mapping[str, int]
+    codes: Mapping[str, LabelCode]
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One scan with what was found in it.
+
+    Attributes:
+        scan: as it was read.
+        labelmap: ``(x, y, z)`` on its grid.
+        box: holds all labels.
+        probabilities: for each class ``(x, y, z)``, background first; empty where they were not asked for.
+    """
+
+    scan: Scan
+    labelmap: NDArray[np.integer[Any]]
+    box: Box
+    probabilities: Sequence[NDArray[np.float32]] = ()
+
+
+def write_images(folder: Path, found: Segmented, names: LabelNames, *, settings: OutputSettings,
+                 model: SegModel) -> None:
+    """Writes all that people and other programs look at, into an existing folder."""
+    scan, labelmap = found.scan, found.labelmap
+    _write_like(folder / SEGMENTATION, labelmap, scan)
+    write_preview(folder / PREVIEW, found, values=list(names.values.values()))
+    if scan.planes is not None:
+        if settings.dicom_seg != "none":
+            write_seg(folder / DICOM_SEG, labelmap, scan, labels=names.values, codes=names.codes, model=model)
+        if settings.dicom_seg == "fractional":
+            write_fractional_seg(folder / FRACTIONAL_SEG, found.probabilities[1:], scan, labels=names.values,
+                                 codes=names.codes, model=model)
+        if settings.rtstruct:
+            write_rtstruct(folder / RTSTRUCT, labelmap, scan, labels=names.values, codes=names.codes, model=model)
+    if settings.probabilities:
+        shape = *(*scan.shape_on_disk, 1)[:3], len(found.probabilities)
+        stacked = np.stack(found.probabilities, axis=-1).reshape(shape)
+        write_nifti(folder / PROBABILITIES, stacked, affine=scan.affine, qform_code=scan.qform_code,
+                    sform_code=scan.sform_code)
+    if settings.uncertainty:
+        _write_like(folder / UNCERTAINTY, entropy(found.probabilities), scan)
+
+
+def write_report(folder: Path, content: Mapping[str, Any], *, settings: OutputSettings, speed: str) -> None:
+    """Writes report.json with the digests of all files in `folder`: a later run can tell that they are whole."""
+    files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
+    write_json(folder / REPORT, {**content, "settings": {"speed": speed, **asdict(settings)}, "files": files})
+
+
+def entropy(probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Returns the entropy of the class probabilities as a share of the largest possible, 0 to 1.
+
+    Source: Shannon 1948, doi:10.1002/j.1538-7305.1948.tb01338.x.
+    """
+    total = np.zeros_like(probabilities[0])
+    for probability in probabilities:
+        # x log x goes to 0 with x; the clip also takes rounding below 0 away.
+        total -= probability * np.log(np.clip(probability, 1e-12, 1.0))
+    return np.asarray(total / np.log(len(probabilities)), dtype=np.float32)
+
+
+def measured(found: Segmented, labels: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Returns for each label its value, voxels, millilitres, mean intensity, and whether it touches the scan's border.
+
+    A structure at the border is probably cut off there. Axes of one voxel have no border.
+    """
+    labelmap, array = found.labelmap[found.box], found.scan.array[found.box]
+    edges = [(part.start == 0, part.stop == size)
+             for part, size in zip(found.box, found.labelmap.shape, strict=True)]
+    return {name: {"value": value, **_measured(labelmap == value, array, edges, found)}
+            for name, value in labels.items()}
+
+
+def _measured(mask: NDArray[np.bool_], array: NDArray[np.float32], edges: Sequence[tuple[bool, bool]],
+              found: Segmented) -> dict[str, Any]:
+    count = int(np.count_nonzero(mask))
+    at_border = any(np.take(mask, end, axis=axis).any() for axis, ends in enumerate(edges) if count
+                    for end, is_at_edge in zip((0, -1), ends, strict=True)
+                    if is_at_edge and found.labelmap.shape[axis] > 1)
+    return {
+        "voxels": count,
+        "volume_ml": round(count * found.scan.voxel_volume_ml, 6),
+        "mean_intensity": round(float(array[mask].mean(dtype=np.float64)), 4) if count else None,
+        "touches_border": bool(at_border),
+    }
+
+
+def geometry_of(scan: Scan) -> dict[str, Any]:
+    """Returns the input's grid for report.json."""
+    return {
+        "shape": list(scan.shape_on_disk),
+        "spacing_mm": [round(step, 6) for step in scan.spacing_mm],
+        "orientation": orientation_of(scan.affine),
+        "affine": scan.affine.tolist(),
+        "qform_code": scan.qform_code,
+        "sform_code": scan.sform_code,
+    }
+
+
+def write_preview(path: Path, found: Segmented, *, values: Sequence[int]) -> None:
+    """Writes the picture of three planes through the widest part of what was found."""
+    labelmap = np.asarray(in_ras_order(found.labelmap, found.scan.affine))
+    outlines = [(labelmap == value, COLOURS[i % len(COLOURS)]) for i, value in enumerate(values)]
+    picture = draw_planes(in_ras_order(found.scan.array, found.scan.affine), spacing_in_ras_order(found.scan.affine),
+                          labels=outlines, centre=widest_section(labelmap > 0))
+    write_png(path, picture)
+
+
+def content_digest(scan: Scan) -> str:
+    """Returns the SHA-256 of voxels and grid: the same scan, wherever it lies and however it is stored."""
+    digest = hashlib.sha256(scan.affine.tobytes())
+    digest.update(str(scan.array.shape).encode())
+    # Transposed, the usual order (x innermost) needs no copy.
+    digest.update(np.ascontiguousarray(scan.array.T).data)
+    return digest.hexdigest()
+
+
+def _write_like(path: Path, array: NDArray[Any], scan: Scan) -> None:
+    """Writes ``(x, y, z)`` on the scan's own grid: its shape on disk, affine and codes."""
+    write_nifti(path, array.reshape(scan.shape_on_disk, order="F"), affine=scan.affine, qform_code=scan.qform_code,
+                sform_code=scan.sform_code)

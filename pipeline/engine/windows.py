@@ -1,0 +1,97 @@
+"""Where the windows of a sliding-window inference lie, and how their voxels are weighted."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+from math import ceil, prod
+
+import torch
+from monai.data.utils import compute_importance_map
+from torch.nn import functional
+
+# A window is stretched over a scan that is longer by at most this factor, while it holds at most so many times the
+# voxels that were planned: one forward pass instead of the two to eight that overlapping windows take.
+LONGEST_STRETCH = 1.5
+LARGEST_STRETCH = 3.0
+# No network here halves an axis more often than five times.
+LARGEST_MULTIPLE = 32
+# Above the lowest intensities by this share of the range lies the body; its box is widened by so many voxels.
+AIR_PERCENTILE, BRIGHT_PERCENTILE, AIR_SHARE = 0.5, 99.5, 0.05
+BODY_MARGIN = 8
+# The body is looked for in cubes of so many voxels, whose mean is not misled by noise.
+BODY_CUBE = 4
+PERCENTILE_SAMPLES = 500_000
+
+Start = tuple[int, ...]
+
+
+def window_starts(size: int, window: int, *, overlap: float, evenly: bool) -> list[int]:
+    """Returns where windows start along one axis so that they cover it.
+
+    Args:
+        size: voxels along the axis, at least `window`.
+        window: voxels of a window.
+        overlap: smallest share of a window that its neighbour covers again.
+        evenly: at equal distances; else as MONAI does, all but the last at the largest distance.
+
+    >>> window_starts(20, 8, overlap=0.5, evenly=False), window_starts(19, 8, overlap=0.5, evenly=True)
+    ([0, 4, 8, 12], [0, 4, 7, 11])
+    """
+    interval = max(1, int(window * (1 - overlap)))
+    count = ceil((size - window) / interval) + 1
+    if evenly and count > 1:
+        return [round(i * (size - window) / (count - 1)) for i in range(count)]
+    return [min(i * interval, size - window) for i in range(count)]
+
+
+def place_windows(shape: Sequence[int], window: Sequence[int], *, overlap: float, evenly: bool) -> list[Start]:
+    """Returns the first voxel of each window, in the order in which they are computed."""
+    along = [window_starts(size, edge, overlap=overlap, evenly=evenly)
+             for size, edge in zip(shape, window, strict=True)]
+    return list(product(*along))
+
+
+def fitted_window(shape: Sequence[int], planned: Sequence[int]) -> tuple[int, ...]:
+    """Returns a window that covers a scan of `shape` with less work than the planned one, where there is such.
+
+    Edges stay multiples of the largest power of two in the planned edge, up to 32: the network's poolings divide it.
+
+    >>> fitted_window((43, 59, 30), (40, 56, 40)), fitted_window((200, 43, 90), (64, 40, 64))
+    ((48, 64, 32), (64, 48, 96))
+    """
+    fitted = list(planned)
+    for axis, (size, edge) in enumerate(zip(shape, planned, strict=True)):
+        multiple = min(edge & -edge, LARGEST_MULTIPLE)
+        whole = ceil(size / multiple) * multiple
+        if whole <= edge or size <= LONGEST_STRETCH * edge:
+            fitted[axis] = whole
+    return tuple(fitted) if prod(fitted) <= LARGEST_STRETCH * prod(planned) else tuple(planned)
+
+
+def body_box(volume: torch.Tensor) -> tuple[slice, slice, slice]:
+    """Returns the box, with a margin, of what is brighter than air in ``(channel, x, y, z)``; all of it if all is.
+
+    The first channel decides. An even volume has no body, and comes back whole.
+    """
+    image = volume[0]
+    samples = image.reshape(-1)[:: max(1, image.numel() // PERCENTILE_SAMPLES)].float()
+    ends = torch.tensor([AIR_PERCENTILE / 100, BRIGHT_PERCENTILE / 100], device=image.device)
+    low, high = (float(end) for end in torch.quantile(samples, ends))
+    edges = [min(BODY_CUBE, size) for size in image.shape]
+    cubes = functional.avg_pool3d(image[None, None], edges, ceil_mode=True, count_include_pad=False)[0, 0]
+    is_body = cubes > low + AIR_SHARE * (high - low)
+    if high <= low or not is_body.any():
+        return slice(0, image.shape[0]), slice(0, image.shape[1]), slice(0, image.shape[2])
+    ranges = []
+    for axis, size in enumerate(image.shape):
+        occupied = torch.nonzero(is_body.amax(dim=[other for other in range(3) if other != axis])).flatten()
+        first, last = int(occupied[0]) * edges[axis], (int(occupied[-1]) + 1) * edges[axis]
+        ranges.append(slice(max(0, first - BODY_MARGIN), min(size, last + BODY_MARGIN)))
+    return ranges[0], ranges[1], ranges[2]
+
+
+@lru_cache(maxsize=8)
+def window_weights(window: tuple[int, ...]) -> torch.Tensor:
+    """Returns the Gaussian weights of a window's voxels, as MONAI's sliding window has them."""
+    weights = compute_importance_map(window, mode="gaussian", sigma_scale=0.125, device="cpu", dtype=torch.float32)
+    return torch.as_tensor(weights).reshape(window)
