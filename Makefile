@@ -33,7 +33,7 @@ demo: setup ## the whole line on the embedded phantom: train in 3D and 2D, repor
 	@echo
 	@echo "Scores:        dvc metrics show"
 	@echo "Reports:       reports/phantom_3d/index.html, reports/phantom_2d/index.html"
-	@echo "Segmentations: out/demo/nifti, out/demo/dicom (segmentation.nii.gz, report.json, preview.png)"
+	@echo "Segmentations: out/demo/nifti, out/demo/dicom (segmentation.nii.gz, report.json, preview.png; of DICOM segmentation.dcm)"
 	@echo "Runs:          $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 repro: setup ## reproduce one experiment: make repro EXPERIMENT=hippocampus_3d

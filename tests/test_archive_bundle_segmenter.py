@@ -1,5 +1,6 @@
 """A study's folder segmented by a trained bundle in miniature, whose answer is the intensities themselves."""
 
+import errno
 from pathlib import Path
 
 import highdicom
@@ -11,6 +12,9 @@ from tiny_bundle import write_bundle
 
 from pipeline.archive.bundle_segmenter import open_bundle
 from pipeline.archive.outcomes import SegmentStudy, StudyOutcome
+from pipeline.engine import scan_run
+from pipeline.engine.outputs import write_images
+from pipeline.records.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +80,39 @@ def test_a_series_that_is_refused_among_others(segment: SegmentStudy, tmp_path: 
     assert reason == "missing-slice"
     assert "Smith" not in message
     assert str(tmp_path) not in message
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_while_one_series_is_written_is_raised(segment: SegmentStudy, tmp_path: Path, number: int,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def fill_up(*arguments: object, **options: object) -> None:
+        written.append(arguments)
+        if len(written) == 2:
+            raise OSError(number, "full")
+        write_images(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scan_run, "write_images", fill_up)
+    with pytest.raises(OSError, match="No space left") as caught:
+        outcome_of(segment, tmp_path, [*series(1), *series(2)])
+    assert (caught.value.errno, len(written)) == (errno.ENOSPC, 2)
+
+
+@pytest.mark.parametrize(("error", "expected"), [
+    (ValueError(f"PatientName {PATIENT} in /data/Smith"), ("unexpected-error", f"ValueError in {Path(__file__).name}")),
+    (InputError("Smith", found="no file /data/Smith", wanted="one", remedy="copy it", reason="missing-file"),
+     ("missing-file", "no file (path); expected one; copy it")),
+])
+def test_what_goes_wrong_inside_names_neither_patient_nor_folder(
+    segment: SegmentStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: tuple[str, str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(scan_run, "write_images", fail)
+    [(reason, message)] = outcome_of(segment, tmp_path, series(1)).failures
+    assert (reason, message.split(", line ")[0]) == expected
+    texts = [message, *(path.read_text() for path in (tmp_path / "output").glob("summary.*"))]
+    assert len(texts) == 3
+    assert not any("Smith" in text or str(tmp_path) in text for text in texts)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_archive import names_below
 
 from pipeline.archive import worker as worker_module
 from pipeline.archive.outcomes import SegmentStudy, StudyOutcome
@@ -157,6 +158,8 @@ def test_a_study_without_a_series_for_the_bundle(spool: Spool) -> None:
 @pytest.mark.parametrize(("error", "failure"), [
     (InputError("/Smith", found="a tilt", wanted="none", remedy="resample", reason="tilt"),
      {"reason": "tilt", "message": "a tilt; expected none; resample"}),
+    (InputError("a", found="no file /home/Smith/a.dcm", wanted="one", remedy="copy it", reason="missing-file"),
+     {"reason": "missing-file", "message": "no file (path); expected one; copy it"}),
     (ValueError("PatientName Smith^John"),
      {"reason": "unexpected-error", "message": f"ValueError in {Path(__file__).name}, line LINE"}),
 ])
@@ -178,6 +181,17 @@ def test_a_full_disk_puts_the_study_back(spool: Spool, monkeypatch: pytest.Monke
     assert worker.totals.last_error == ("s", "disk-full")
     worker_of(spool, FakeSegmenter("liver"), FakeDestination()).process_next()
     assert spool.studies("sent") == ("s",)
+
+
+def test_a_full_disk_keeps_nothing_of_what_was_begun(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "PAUSE_SECONDS", 0.0)
+
+    def segment(images: Path, output: Path) -> StudyOutcome:
+        (output / "half").write_bytes(bytes(1000))
+        raise OSError(errno.EDQUOT, "full")
+
+    worker_of(spool, segment, FakeDestination()).process_next()
+    assert names_below(spool.folder("s", "ready")) == ["images", "images/a.dcm", "progress.json"]
 
 
 def test_trouble_with_the_disk_fails_the_study_and_holds_up_no_other(spool: Spool) -> None:

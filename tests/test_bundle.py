@@ -21,7 +21,8 @@ from pipeline.stages.plan import Fingerprint, make_plan, read_overrides
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "bundles/segmentation"
 # Keys that nothing refers to because MONAI itself, or the person who calls, looks for them by name.
-ENTRY_POINTS = {"imports", "initialize", "run", "bundle_root", "dataset_dir", "dataset", "input", "output_dir"}
+ENTRY_POINTS = {"imports", "initialize", "run", "bundle_root", "dataset_dir", "dataset", "input", "output_dir",
+                "series"}
 
 
 def assembled(folder: Path, **overrides: Any) -> Path:

@@ -124,3 +124,11 @@ def test_scans_are_found_or_refused_in_one_line(tmp_path: Path, capsys: pytest.C
         scans_below(tmp_path / "nothing", tmp_path / "out")
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_scans_that_are_all_refused_are_for_the_summary(tmp_path: Path) -> None:
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / name).write_text("<html>not found</html>")
+    found = scans_below(tmp_path, tmp_path / "out")
+    assert found.scans == ()
+    assert [refused.relative for refused in found.refused] == ["a.dcm", "b.dcm"]

@@ -1,21 +1,28 @@
 """Many scans: what is done stays done, what is interrupted is whole, and what is hostile harms nothing else."""
 
+import errno
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
+import torch
 from hostile import GENERATORS
 from tiny_bundle import segmenter_of, write_bundle
 from tiny_dicom import slice_dataset
 from tiny_msd import write_scan
 
+from pipeline.engine.inferers import WindowInferer
 from pipeline.records.errors import InputError
 
 LABELS = {"one": 1, "two": 2}
@@ -60,7 +67,8 @@ def test_a_resumed_run_does_only_what_is_not_done_and_intact(tmp_path: Path, bun
     assert [scan["earlier_run"] for scan in summary_of(out)["scans"]].count(True) == 1
 
 
-@pytest.mark.parametrize("change", [{"speed": "exact"}, {"uncertainty": True}])
+@pytest.mark.parametrize("change", [{"speed": "exact"}, {"uncertainty": True}, {"irregular": "resample"},
+                                    {"inferer::overlap": 0.25}, {"spacing_mm": [2, 2, 2]}])
 def test_other_settings_are_another_result(tmp_path: Path, bundle: Path, change: dict[str, Any]) -> None:
     scan = write_scan(tmp_path / "a.nii.gz", voxels())
     run(bundle, scan, tmp_path / "out")
@@ -75,25 +83,29 @@ def test_without_resume_all_is_done_again(tmp_path: Path, bundle: Path) -> None:
     assert not run(bundle, scan, tmp_path / "out")[0].is_earlier
 
 
-def test_an_interrupted_run_leaves_whole_folders_and_a_summary(tmp_path: Path, bundle: Path) -> None:
+def test_an_interrupted_run_leaves_whole_folders_and_a_summary(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(6):
         write_scan(tmp_path / f"in/{number}.nii.gz", voxels())
     segmenter = segmenter_of(bundle, tmp_path / "in", tmp_path / "out")
-    inferer, calls = segmenter.parts["inferer"], []
+    infer, calls = WindowInferer.__call__, []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return inferer(*arguments)
+        return infer(*arguments)
 
-    segmenter.parts["inferer"] = interrupted
-    with pytest.raises(SystemExit) as caught:
-        segmenter.run()
+    with monkeypatch.context() as patched:
+        patched.setattr(WindowInferer, "__call__", interrupted)
+        with pytest.raises(SystemExit) as caught:
+            segmenter.run()
     assert caught.value.code == 130
     out = tmp_path / "out"
     folders = sorted(path.name for path in out.iterdir() if path.is_dir())
     assert folders == ["0", "1", "2"]  # the third was being written, and was brought to its end
+    assert [scan["folder"] for scan in summary_of(out)["scans"]] == folders
     for folder in folders:
         report = json.loads((out / folder / "report.json").read_text())
         assert set(report["files"]) | {"report.json"} == {path.name for path in (out / folder).iterdir()}
@@ -126,6 +138,91 @@ def test_a_signal_ends_the_command_with_130_and_one_line(tmp_path: Path, bundle:
     assert 0 < len(done) < 300
     assert all((path / "report.json").is_file() for path in done)
     assert not list((tmp_path / "out").glob(".aside*"))
+
+
+def test_a_zip_and_a_detached_header_are_resumed_by_what_they_hold(tmp_path: Path, bundle: Path) -> None:
+    scans, out = tmp_path / "in", tmp_path / "out"
+    scan = write_scan(tmp_path / "scan.nii.gz", voxels())
+    scans.mkdir()
+    with zipfile.ZipFile(scans / "a.zip", "w") as archive:
+        archive.write(scan, "inner/scan.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels().T), str(scans / "b.mhd"))
+    assert len(run(bundle, scans, out)) == 2
+    assert [result.is_earlier for result in run(bundle, scans, out, resume=True)] == [True, True]
+    raw = scans / "b.raw"
+    raw.write_bytes(bytes(raw.stat().st_size))
+    again = {Path(result.relative).name: result for result in run(bundle, scans, out, resume=True)}
+    assert not again["b.mhd"].is_earlier
+    assert again["b.mhd"].volumes_ml == {"one": 0, "two": 0}
+
+
+def test_equal_names_sizes_and_times_elsewhere_are_another_scan(tmp_path: Path, bundle: Path) -> None:
+    for folder, volume in (("p1", voxels()), ("p2", voxels()[::-1])):
+        path = write_scan(tmp_path / folder / "scan.nii", volume)
+        os.utime(path, (1, 1))
+    run(bundle, tmp_path / "p1", tmp_path / "out")
+    (result,) = run(bundle, tmp_path / "p2", tmp_path / "out", resume=True)
+    assert not result.is_earlier
+    assert result.folder == tmp_path / "out/scan-2"
+
+
+def test_a_report_that_is_none_of_ours_stops_nothing(tmp_path: Path, bundle: Path) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz", voxels())
+    run(bundle, scan, tmp_path / "out")
+    path = tmp_path / "out/a/report.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": None}))
+    (result,) = run(bundle, scan, tmp_path / "out", resume=True)
+    assert (result.status, result.is_earlier) == ("ok", False)
+
+
+def test_what_a_killed_run_left_aside_is_removed(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "out/.aside-x/a").mkdir(parents=True)
+    run(bundle, write_scan(tmp_path / "a.nii.gz", voxels()), tmp_path / "out", resume=True)
+    assert not (tmp_path / "out/.aside-x").exists()
+
+
+def test_a_failed_scan_leaves_nothing_in_memory(tmp_path: Path, bundle: Path) -> None:
+    for name in "abc":
+        write_scan(tmp_path / f"in/{name}.nii.gz", voxels())
+    segmenter = segmenter_of(bundle, tmp_path / "in", tmp_path / "out")
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def failing(inputs: torch.Tensor, _: Any) -> torch.Tensor:
+        seen.append(weakref.ref(inputs))
+        raise RuntimeError("CUDA out of memory")
+
+    segmenter.parts["inferer"] = failing
+    gc.disable()
+    try:
+        results = segmenter.segment_all()
+        assert [result.reason for result in results] == ["out-of-memory"] * 3
+        assert [reference() for reference in seen] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_scores_that_are_no_numbers_are_no_empty_mask(tmp_path: Path, bundle: Path) -> None:
+    segmenter = segmenter_of(bundle, write_scan(tmp_path / "a.nii.gz", voxels()), tmp_path / "out")
+    segmenter.load().network.bias.data[1] = float("nan")
+    (result,) = segmenter.segment_all()
+    assert (result.status, result.reason) == ("failed", "non-finite-scores")
+
+
+def test_a_full_disk_has_its_reason_and_no_message_has_a_path(tmp_path: Path, bundle: Path) -> None:
+    for name in "ab":
+        write_scan(tmp_path / f"in/{name}.nii.gz", voxels())
+    segmenter = segmenter_of(bundle, tmp_path / "in", tmp_path / "out")
+    errors = iter([OSError(errno.ENOSPC, "No space left on device", "/srv/DOE JOHN/x"), ValueError("/srv/DOE^JOHN")])
+
+    def failing(*_: Any) -> torch.Tensor:
+        raise next(errors)
+
+    segmenter.parts["inferer"] = failing
+    first, second = segmenter.segment_all()
+    assert (first.reason, second.reason) == ("disk-full", "unexpected-error")
+    assert "ValueError in test_engine_scan_run.py, line " in str(second.message)
+    for name in ("summary.json", "summary.csv"):
+        assert "JOHN" not in (tmp_path / "out" / name).read_text()
 
 
 def test_probabilities_and_uncertainty_by_hand(tmp_path: Path) -> None:

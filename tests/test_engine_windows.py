@@ -35,6 +35,8 @@ def test_windows_cover_the_axis_and_overlap_enough(size: int, window: int, overl
     ((38, 50, 20), (40, 56, 24)),  # smaller: less padding, in steps of 8
     ((43, 59, 47), (48, 64, 48)),  # a little longer: one window
     ((400, 59, 47), (40, 64, 48)),  # far longer along one axis: planned there
+    ((8, 5, 1), (40, 56, 40)),  # so small that the poolings would leave one voxel: as planned
+    ((9, 5, 1), (16, 8, 8)),
     ((60, 84, 60), (40, 56, 40)),  # in all a stretch of more than three times: as planned
 ])
 def test_a_window_is_fitted_where_that_saves_work(shape: tuple[int, ...], fitted: tuple[int, ...]) -> None:

@@ -18,7 +18,7 @@ from tiny_msd import AFFINE, SHAPE, write_scan
 
 from pipeline.imaging.discovery import Found, SeriesRule, find_scans, read_scan
 from pipeline.imaging.pseudonyms import pseudonym
-from pipeline.imaging.unpacked import remove_unpacked
+from pipeline.imaging.unpacked import archive_of, remove_unpacked
 from pipeline.records.errors import InputError
 
 
@@ -116,6 +116,17 @@ def test_hidden_files_and_earlier_results_are_passed_over(tmp_path: Path) -> Non
     nifti(tmp_path / "in/.hidden/b.nii.gz")
     nifti(tmp_path / "in/out/a/segmentation.nii.gz")
     assert found(tmp_path / "in", leave_out=tmp_path / "in/out") == [("a", "a.nii.gz")]
+
+
+@pytest.mark.parametrize("name", ["in", "link", "in/../in"])
+def test_the_folder_for_the_results_is_not_searched_for_scans(tmp_path: Path, name: str) -> None:
+    nifti(tmp_path / "in/a.nii.gz")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    error = refusal(tmp_path / "in", leave_out=tmp_path / name)
+    assert (error.reason, error.found, error.wanted) == ("same-folder", "the folder for the results", "another folder")
+    assert error.remedy == "choose another --output_dir"
+    assert found(tmp_path / "in", leave_out=tmp_path) == [("a", "a.nii.gz")]
+    assert found(tmp_path / "in", leave_out=tmp_path / "in/a.nii.gz/below a file") == [("a", "a.nii.gz")]
 
 
 def volume(path: Path) -> Path:
@@ -261,6 +272,17 @@ def test_a_number_is_not_looked_for_in_descriptions_of_others(tmp_path: Path) ->
     assert places(find_scans(tmp_path / "in", series="3 mm")) == ["in#1"]
 
 
+@pytest.mark.parametrize(("wanted", "kinds"), [
+    ("7", "UID or number"), (" 7 ", "UID or number"), ("-7", "UID or number"), ("0.7", "UID"), ("1.2.3", "UID"),
+])
+def test_numbers_and_uids_that_no_series_has_are_in_no_description(tmp_path: Path, wanted: str, kinds: str) -> None:
+    series(tmp_path / "in", "1.1", SeriesNumber="1", SeriesDescription="CT-7 thin 0.7 mm 1.2.3")
+    series(tmp_path / "in", "1.2", SeriesNumber="2", SeriesDescription="CT thick")
+    error = refusal(tmp_path / "in", series=wanted)
+    assert (error.reason, error.wanted) == ("no-such-series", f"a series with this {kinds}")
+    assert places(find_scans(tmp_path / "in", series="0.7 mm")) == ["in#1"]
+
+
 def test_text_that_fits_several_is_listed_again(tmp_path: Path) -> None:
     assert reason_of(two_series(tmp_path / "in"), series="thi") == "several-series"
 
@@ -302,6 +324,14 @@ def test_a_number_that_is_text_is_not_shown(tmp_path: Path) -> None:
 def test_a_rule_chooses_among_several(tmp_path: Path, rule: SeriesRule, chosen: str, left: str) -> None:
     result = find_scans(two_series(tmp_path / "in"), rule=rule)
     assert (places(result), result.set_aside) == ([chosen], {left: 1})
+
+
+@pytest.mark.parametrize("modality", ["PET", "PET/CT", "microscopy", "ct", ""])
+def test_a_modality_that_is_no_dicom_code_restricts_nothing(tmp_path: Path, modality: str) -> None:
+    rule = SeriesRule(modality=modality, fewest_slices=3)
+    assert places(find_scans(two_series(tmp_path / "in"), rule=rule, strict=True)) == ["in#1"]
+    error = refusal(series(tmp_path / "short", slices=2), rule=rule, strict=True)
+    assert error.wanted == "a series of 3 slices or more"
 
 
 def test_a_rule_chooses_by_orientation(tmp_path: Path) -> None:
@@ -471,6 +501,51 @@ def test_zips_in_a_folder_are_looked_into_but_not_zips_in_them(tmp_path: Path) -
     result = find_scans(tmp_path / "in")
     assert places(result) == ["b.nii", "outer.zip/a.nii", "study.zip"]
     assert refusals(result) == [("broken.zip", "not-an-archive")]
+
+
+@pytest.mark.parametrize("error", [None, OSError(28, "full"), KeyboardInterrupt()])
+def test_of_a_zip_that_cannot_be_unpacked_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        error: BaseException | None) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    archive = zipped(tmp_path / "a.zip", nifti(tmp_path / "packed/a.nii").parent)
+    if error is None:
+        content = archive.read_bytes()
+        archive.write_bytes(content.replace(b"\0" * 9, b"\1" * 9, 1))  # a checksum that is wrong at its end
+    else:
+        def fail(*_: object) -> None:
+            assert list((tmp_path / "temporary").glob("*/a.nii")), "unpacked so far"
+            raise error
+
+        monkeypatch.setattr("pipeline.imaging.unpacked._set_times", fail)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError):
+        find_scans(archive)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_zip_gives_its_files_the_same_times_each_time(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    content = nifti(tmp_path / "a.nii").read_bytes()
+    dates = {"a/b.nii": (2021, 2, 3, 4, 5, 6), "no date.nii": (1980, 0, 0, 0, 0, 0), "odd.nii": (2020, 2, 31, 25, 0, 0)}
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, date in dates.items():
+            packed.writestr(zipfile.ZipInfo(name, date), content)
+    # Seconds since 1970 in UTC, by `date -u +%s`.
+    expected = {"a.zip/a/b.nii": 1612325106, "a.zip/no date.nii": 315532800, "a.zip/odd.nii": 315532800}
+    for _ in range(2):
+        assert {scan.relative: scan.path.stat().st_mtime for scan in find_scans(archive).scans} == expected
+
+
+def test_what_was_unpacked_knows_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series(tmp_path / "packed/deep/series")
+    archive = zipped(tmp_path / "a.zip", tmp_path / "packed")
+    monkeypatch.chdir(tmp_path)
+    (scan,) = find_scans(Path("a.zip")).scans
+    assert archive_of(scan.path) == (archive, "deep/series")
+    assert archive_of(scan.path / "1.2.3.4-0") == (archive, "deep/series/1.2.3.4-0")
+    assert archive_of(archive) is None
+    remove_unpacked()
+    assert archive_of(scan.path) is None
 
 
 def test_a_zip_without_scans_is_no_scan(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def bright_corner(panel: np.ndarray) -> tuple[str, str]:
 def test_right_front_head_are_left_top_top() -> None:
     # The last voxel of each axis is nearest to right, front and head.
     shape = (8, 8, 8)
-    picture = draw_planes(marked(shape, (7, 7, 7)), (1, 1, 1), labels=[], centre=(7, 7, 7))
+    picture = draw_planes(marked(shape, (7, 7, 7)), (1, 1, 1), centre=(7, 7, 7))
     size = LONGEST_SIDE_PIXELS
     assert picture.shape == (size, 3 * size + 2 * GAP, 3)
     for left in (0, size + GAP, 2 * (size + GAP)):
@@ -51,25 +51,25 @@ def test_planes_are_axial_coronal_sagittal_through_the_centre() -> None:
     panels = [slice(n * (size + GAP), n * (size + GAP) + size) for n in range(3)]
     # Each voxel lies on one of the planes through (1, 1, 1) alone: z is 1, then y, then x.
     for seen, voxel in enumerate([(6, 6, 1), (6, 1, 6), (1, 6, 6)]):
-        picture = draw_planes(marked((8, 8, 8), voxel), (1, 1, 1), labels=[], centre=(1, 1, 1))
+        picture = draw_planes(marked((8, 8, 8), voxel), (1, 1, 1), centre=(1, 1, 1))
         assert [bool(picture[:, panel].max() > 100) for panel in panels] == [n == seen for n in range(3)]
 
 
 def test_millimetres_have_one_scale_in_all_planes() -> None:
     # 40 x 20 x 10 mm: axial 384 x 192 pixels, coronal 384 x 96, sagittal 192 x 96.
-    picture = draw_planes(np.ones((40, 10, 2)), (1, 2, 5), labels=[], centre=(0, 0, 0))
+    picture = draw_planes(np.ones((40, 10, 2)), (1, 2, 5), centre=(0, 0, 0))
     assert picture.shape == (192, 384 + 384 + 192 + 2 * GAP, 3)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((1, 6, 3), (192, 384)), ((6, 1, 3), (192, 384)), ((6, 3, 1), (192, 384))])
 def test_single_slice_is_one_plane(shape: tuple[int, int, int], size: tuple[int, int]) -> None:
-    assert draw_planes(np.ones(shape), (1, 1, 1), labels=[], centre=(0, 0, 0)).shape == (*size, 3)
+    assert draw_planes(np.ones(shape), (1, 1, 1), centre=(0, 0, 0)).shape == (*size, 3)
 
 
 def test_outline_runs_along_the_rim_and_leaves_the_inside() -> None:
     mask = np.zeros((10, 10, 1), dtype=bool)
     mask[2:8, 3:7] = True
-    picture = draw_planes(np.zeros((10, 10, 1)), (1, 1, 1), labels=[(mask, RED)], centre=(0, 0, 0))
+    picture = draw_planes(np.zeros((10, 10, 1)), (1, 1, 1), labelmap=mask, colours={1: RED}, centre=(0, 0, 0))
     red = (picture == RED).all(axis=2)
     rows, columns = np.nonzero(red)
     # 38.4 pixels a voxel; x 2 to 7 is 77 to 307 pixels, y 3 to 6 is 115 to 269 (both axes reversed, symmetric here).
@@ -81,7 +81,7 @@ def test_outline_runs_along_the_rim_and_leaves_the_inside() -> None:
 
 def test_speck_is_seen_in_a_large_scan() -> None:
     mask = marked((800, 800, 1), (400, 400, 0)).astype(bool)
-    picture = draw_planes(np.zeros(mask.shape), (1, 1, 1), labels=[(mask, RED)], centre=(400, 400, 0))
+    picture = draw_planes(np.zeros(mask.shape), (1, 1, 1), labelmap=mask, colours={1: RED}, centre=(400, 400, 0))
     assert (picture == RED).all(axis=2).any()
 
 
@@ -97,7 +97,7 @@ def test_window_ignores_air_and_outliers() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 5.0, np.nan])
 def test_constant_or_empty_image_can_be_drawn(value: float) -> None:
-    picture = draw_planes(np.full((4, 4, 4), value), (1, 1, 1), labels=[], centre=(0, 0, 0))
+    picture = draw_planes(np.full((4, 4, 4), value), (1, 1, 1), centre=(0, 0, 0))
     assert picture.dtype == np.uint8
 
 

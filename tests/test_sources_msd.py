@@ -34,11 +34,20 @@ def test_a_sound_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("declared", "code"), [
-    ("MRI", "MR"), ("mr", "MR"), ("MR-T2", "MR"), ("CT", "CT"), ("ct", "CT"), ("DX", "DX"), ("CTA", "CTA"),
+    ("MRI", "MR"), ("mr", "MR"), ("MR-T2", "MR"), ("CT", "CT"), ("ct", "CT"), ("DX", "DX"), ("PET", "PT"), ("pt", "PT"),
+    ("T1", "MR"), ("T1w", "MR"), ("T1gd", "MR"), ("T2", "MR"), ("T2-weighted MRI", "MR"), ("FLAIR", "MR"),
+    ("ADC", "MR"), ("DWI", "MR"), ("X-ray", "DX"), ("chest x ray", "DX"), ("Xray", "DX"), ("Ultrasound", "US"),
+    ("SPECT", "NM"), ("mammography", "MG"),
 ])
 def test_modality_becomes_the_dicom_code(tmp_path: Path, declared: str, code: str) -> None:
     describe(tmp_path, modality={"0": declared})
     assert read_msd(tmp_path).modality == code
+
+
+@pytest.mark.parametrize("declared", ["CTA", "PET/CT", "unknown", "T10", "microCT", "fluorescence"])
+def test_a_modality_that_tells_no_code_or_several_stays_as_it_is(tmp_path: Path, declared: str) -> None:
+    describe(tmp_path, modality={"0": declared})
+    assert read_msd(tmp_path).modality == declared
 
 
 def test_labels_are_ordered_by_value_without_background(tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """The one place where the archive's service meets a trained bundle."""
 
+import errno
 import os
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from pipeline.archive.outcomes import SegmentStudy, StudyOutcome
+from pipeline.archive.outcomes import SegmentStudy, StudyOutcome, without_paths
 from pipeline.records.errors import InputError
 
 SEGMENTATION = "segmentation.dcm"
 # Archives send much that a bundle has no use for; that there is nothing for it is no failure.
 NOTHING_FOR_IT = {"no-images", "not-matching"}
+DISK_FULL = "disk-full"
 
 
 def open_bundle(bundle_root: Path) -> SegmentStudy:
@@ -17,7 +19,8 @@ def open_bundle(bundle_root: Path) -> SegmentStudy:
 
     What is returned takes the folder of the files and an empty output folder; there, each series that the bundle's
     rule chooses gets a folder with `segmentation.dcm`. A study without such a series gives neither files nor
-    failures. To be called and used in one thread: torch keeps autocast and inference mode thread by thread.
+    failures. Where the disk gets full it raises `OSError` with ``ENOSPC``: the study is to be tried again. To be called
+    and used in one thread: torch keeps autocast and inference mode thread by thread.
 
     Raises:
         InputError: ``not-a-bundle`` where the folder holds no trained bundle; as `load_weights`.
@@ -42,7 +45,11 @@ def open_bundle(bundle_root: Path) -> SegmentStudy:
         # What is printed is for the person who typed a command and may name series; here it would go to a log.
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             results = segmenter.segment_found(found, output_dir)
-        failed = tuple((result.reason, result.message) for result in results if result.status == "failed")
-        return StudyOutcome(tuple(sorted(output_dir.glob(f"*/{SEGMENTATION}"))), failed)
+        if any(result.reason == DISK_FULL for result in results):
+            # It passes, unlike what is wrong with a series: the caller is to try the whole study again.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        failures = tuple((result.reason, without_paths(result.message))
+                         for result in results if result.status == "failed")
+        return StudyOutcome(tuple(sorted(output_dir.glob(f"*/{SEGMENTATION}"))), failures)
 
     return segment_study

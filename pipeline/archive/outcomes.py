@@ -1,6 +1,7 @@
 """What became of a study so far: what segmenting it gave, and which results have been sent. Kept beside its images."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from pipeline.archive.private_files import write_private_json
 
 PROGRESS = "progress.json"
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/|[A-Za-z]:\\)[^\s'\",;:]+")
 # Reason id and one line without patient data.
 Failure = tuple[str, str]
 
@@ -59,6 +61,11 @@ class Progress:
         """Returns it with what segmenting gave; `folder` is the study's."""
         files = tuple(file.relative_to(folder).as_posix() for file in outcome.seg_files)
         return replace(self, starts=0, is_segmented=True, files=files, failures=outcome.failures)
+
+
+def without_paths(message: str) -> str:
+    """Returns the message on one line without absolute paths, which may hold names."""
+    return " ".join(_ABSOLUTE_PATH.sub("(path)", message).split())
 
 
 def write_progress(folder: Path, progress: Progress) -> None:

@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-from pipeline.archive.outcomes import Failure, Progress, SegmentStudy, StudyOutcome, read_progress, write_progress
+from pipeline.archive.outcomes import (
+    Failure,
+    Progress,
+    SegmentStudy,
+    StudyOutcome,
+    read_progress,
+    without_paths,
+    write_progress,
+)
 from pipeline.archive.private_files import make_private_folder
 from pipeline.archive.sender import Destination
 from pipeline.archive.spool import Spool
@@ -127,6 +135,8 @@ class Worker:
             outcome = self._segment_study(self._spool.images(study, "working"), output)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in FULL:
+                # What is begun would take the space that the study waits for.
+                shutil.rmtree(output, ignore_errors=True)
                 raise
             logger.debug("segmenting failed", exc_info=True)
             outcome = StudyOutcome((), (reason_without_patient(error),))
@@ -182,7 +192,7 @@ def reason_without_patient(error: BaseException) -> Failure:
     """Returns reason id and message of any exception; the message of one that is not ours may quote the header."""
     cause = input_error_behind(error)
     if cause is not None:
-        return cause.reason, f"{cause.found}; expected {cause.wanted}; {cause.remedy}"
+        return cause.reason, without_paths(f"{cause.found}; expected {cause.wanted}; {cause.remedy}")
     frames = traceback.extract_tb(error.__traceback__)
     place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return "unexpected-error", f"{type(error).__name__}{place}"

@@ -7,6 +7,7 @@ for programs that set it, and `check_arguments` refuses what MONAI would evaluat
 
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,10 +36,15 @@ TRACKING_ARGUMENTS = ("output_dir", "tracking_uri", "experiment_name", "run_name
 def check_arguments() -> None:
     """Refuses a ``--key`` that names no key of the config files, which MONAI would silently take.
 
+    From here on a request to end is an interruption: what was unpacked is removed and what is begun brought to an end.
+
     Raises:
         SystemExit: 2, with one line on stderr that names the nearest key.
     """
     given = typed_arguments()
+    if given:
+        for name in ("SIGTERM", "SIGHUP"):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         known = {*_config_keys(given.get("config_file")), *RUN_ARGUMENTS}
         if "tracking" in given:
@@ -69,25 +75,30 @@ def path_given(name: str, otherwise: Path | str | None = None) -> Path:
     return Path(path)
 
 
-def scans_below(path: Path | str, leave_out: Path | str, *, series: str | int | None = None,
-                rule: SeriesRule | None = None, strict: bool = False) -> Found:
+def scans_below(path: Path | str, leave_out: Path | str, *, rule: SeriesRule | None = None,
+                strict: bool = False) -> Found:
     """Returns the scans at or below `path`, passing over the results in `leave_out`; says what was set aside.
+
+    Which of several DICOM series is read as it was typed after ``--series``.
 
     Args:
         path: a file, folder or archive.
         leave_out: where results go.
-        series: which DICOM series; what was typed after ``--series`` goes before.
         rule: chooses among the series of a study.
         strict: refuses single series that do not match the rule.
 
     Raises:
-        SystemExit: 2, with one line on stderr: there is no scan.
+        SystemExit: 2, with one line on stderr: there is no scan; 130: it was interrupted.
     """
-    chosen = typed_arguments().get("series") or (None if series is None else str(series))
+    series = typed_arguments().get("series")
     try:
-        found = find_scans(Path(path), leave_out=Path(leave_out), series=chosen, rule=rule, strict=strict)
+        found = find_scans(Path(path), leave_out=Path(leave_out), series=series, rule=rule, strict=strict,
+                           may_be_none=True)
     except InputError as error:
         _exit(error)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was begun", file=sys.stderr)
+        raise SystemExit(130) from None
     if found.set_aside:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(found.set_aside.items()))
         print(f"set aside: {counts}", file=sys.stderr)

@@ -10,7 +10,11 @@ from typing import Any
 from pipeline.engine.outputs import REPORT
 from pipeline.engine.results import ScanResult
 from pipeline.imaging.discovery import ScanLocation
+from pipeline.imaging.unpacked import archive_of
 from pipeline.records.files import sha256_of_file
+
+# Their voxels lie in another file of the same folder.
+DETACHED_HEADERS = (".nhdr", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,25 @@ def find_earlier(output_dir: Path) -> EarlierResults:
 
 
 def state_of(location: ScanLocation) -> str:
-    """Returns a digest of name, size and time of change of a scan's files: as long as it stays, so do they."""
-    series = location.series
-    files = [location.path] if series is None else sorted({item.path for item in series.slices})
-    digest = hashlib.sha256(location.relative.encode())
-    for path in files:
-        status = path.stat()
-        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    """Returns a digest of place, size and time of change of a scan's files: as long as it stays, so do they.
+
+    What was unpacked from an archive counts by the archive and the place in it.
+    """
+    digest = hashlib.sha256()
+    for path in _files_of(location):
+        archive = archive_of(path)
+        place = str(path.resolve()) if archive is None else f"{archive[0].resolve()}\0{archive[1]}"
+        status = (path if archive is None else archive[0]).stat()
+        digest.update(f"{place}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _files_of(location: ScanLocation) -> list[Path]:
+    if location.series is not None:
+        return sorted({item.path for item in location.series.slices})
+    if location.path.suffix.lower() in DETACHED_HEADERS:
+        return sorted(path for path in location.path.parent.iterdir() if path.is_file())
+    return [location.path]
 
 
 def free_folder(output_dir: Path, name: str, *, content_digest: str, taken: set[str]) -> Path:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from pipeline.engine.memory import room_for
 from pipeline.engine.speeds import reduced_dtype, speed_named
 from pipeline.engine.windows import Start, body_box, fitted_window, place_windows, window_weights
+from pipeline.records.errors import InputError
 
 Network = Callable[..., torch.Tensor]
 # Windows per forward pass on CPUs, where one takes a slower path and four no faster one, and on GPUs.
@@ -91,6 +92,10 @@ class WindowInferer(Inferer):
         assert total is not None, "there is at least one window"
         assert weight_sum is not None
         total /= weight_sum
+        if not torch.isfinite(total.sum()):
+            raise InputError("scan", found="class scores that are not finite", wanted="numbers",
+                             remedy="try --speed exact; if that fails too, the weights are damaged",
+                             reason="non-finite-scores")
         return total[(slice(None), *inner)]
 
     def _scores(self, volume: torch.Tensor, starts: Sequence[Start], window: Sequence[int],
@@ -105,7 +110,8 @@ class WindowInferer(Inferer):
             low, high = (float(end) for end in torch.aminmax(cut))
             if low == high:
                 if low not in flat:
-                    flat[low] = forward(cut[None])[0]
+                    # One is enough for air; more would add up.
+                    flat = {low: forward(cut[None])[0]}
                 yield start, flat[low]
                 continue
             waiting.append((start, cut))

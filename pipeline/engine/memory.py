@@ -8,6 +8,8 @@ from pipeline.records.errors import InputError
 
 # What a network's own activations and the libraries may need on top of what is forecast.
 SPARE_SHARE = 0.2
+# Scores are held twice for a moment where air is left out or labels are taken from them, and windows beside them.
+COPIES_OF_SCORES = 2.5
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -17,7 +19,7 @@ def room_for(volume: torch.Tensor, channels: int) -> torch.device:
     Raises:
         InputError: ``out-of-memory``: it fits on neither.
     """
-    wanted = 4 * channels * volume[0].numel()
+    wanted = COPIES_OF_SCORES * 4 * channels * volume[0].numel()
     host = torch.device("cpu")
     if volume.device.type == "cuda" and wanted <= (1 - SPARE_SHARE) * (free_bytes(volume.device) or 0):
         return volume.device

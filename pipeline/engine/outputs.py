@@ -1,8 +1,9 @@
 """What a segmented scan leaves behind: its folder with masks, numbers and picture."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,31 +87,41 @@ class Segmented:
 
 def write_images(folder: Path, found: Segmented, names: LabelNames, *, settings: OutputSettings,
                  model: SegModel) -> None:
-    """Writes all that people and other programs look at, into an existing folder."""
+    """Writes all that people and other programs look at, into an existing folder, two files at a time."""
     scan, labelmap = found.scan, found.labelmap
-    _write_like(folder / SEGMENTATION, labelmap, scan)
-    write_preview(folder / PREVIEW, found, values=list(names.values.values()))
+    dicom: dict[str, Any] = {"labels": names.values, "codes": names.codes, "model": model}
+    jobs: list[Callable[[], None]] = [
+        lambda: _write_like(folder / SEGMENTATION, labelmap, scan),
+        lambda: write_preview(folder / PREVIEW, found, values=list(names.values.values())),
+    ]
     if scan.planes is not None:
         if settings.dicom_seg != "none":
-            write_seg(folder / DICOM_SEG, labelmap, scan, labels=names.values, codes=names.codes, model=model)
+            jobs.append(lambda: write_seg(folder / DICOM_SEG, labelmap, scan, **dicom))
         if settings.dicom_seg == "fractional":
-            write_fractional_seg(folder / FRACTIONAL_SEG, found.probabilities[1:], scan, labels=names.values,
-                                 codes=names.codes, model=model)
+            jobs.append(lambda: write_fractional_seg(folder / FRACTIONAL_SEG, found.probabilities[1:], scan, **dicom))
         if settings.rtstruct:
-            write_rtstruct(folder / RTSTRUCT, labelmap, scan, labels=names.values, codes=names.codes, model=model)
+            jobs.append(lambda: write_rtstruct(folder / RTSTRUCT, labelmap, scan, **dicom))
     if settings.probabilities:
-        shape = *(*scan.shape_on_disk, 1)[:3], len(found.probabilities)
-        stacked = np.stack(found.probabilities, axis=-1).reshape(shape)
-        write_nifti(folder / PROBABILITIES, stacked, affine=scan.affine, qform_code=scan.qform_code,
-                    sform_code=scan.sform_code)
+        jobs.append(lambda: _write_probabilities(folder / PROBABILITIES, found))
     if settings.uncertainty:
-        _write_like(folder / UNCERTAINTY, entropy(found.probabilities), scan)
+        jobs.append(lambda: _write_like(folder / UNCERTAINTY, entropy(found.probabilities), scan))
+    # Compressing, most of the work, leaves the interpreter to the other.
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
 
 
-def write_report(folder: Path, content: Mapping[str, Any], *, settings: OutputSettings, speed: str) -> None:
+def _write_probabilities(path: Path, found: Segmented) -> None:
+    scan = found.scan
+    shape = *(*scan.shape_on_disk, 1)[:3], len(found.probabilities)
+    stacked = np.stack(found.probabilities, axis=-1).reshape(shape)
+    write_nifti(path, stacked, affine=scan.affine, qform_code=scan.qform_code, sform_code=scan.sform_code)
+
+
+def write_report(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes report.json with the digests of all files in `folder`: a later run can tell that they are whole."""
     files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
-    write_json(folder / REPORT, {**content, "settings": {"speed": speed, **asdict(settings)}, "files": files})
+    write_json(folder / REPORT, {**content, "files": files})
 
 
 def entropy(probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -166,9 +177,9 @@ def geometry_of(scan: Scan) -> dict[str, Any]:
 def write_preview(path: Path, found: Segmented, *, values: Sequence[int]) -> None:
     """Writes the picture of three planes through the widest part of what was found."""
     labelmap = np.asarray(in_ras_order(found.labelmap, found.scan.affine))
-    outlines = [(labelmap == value, COLOURS[i % len(COLOURS)]) for i, value in enumerate(values)]
+    colours = {value: COLOURS[i % len(COLOURS)] for i, value in enumerate(values)}
     picture = draw_planes(in_ras_order(found.scan.array, found.scan.affine), spacing_in_ras_order(found.scan.affine),
-                          labels=outlines, centre=widest_section(labelmap > 0))
+                          labelmap=labelmap, colours=colours, centre=widest_section(labelmap > 0))
     write_png(path, picture)
 
 

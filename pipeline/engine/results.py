@@ -1,7 +1,9 @@
 """How each scan ended, and the two tables of all of them: summary.json and summary.csv."""
 
 import csv
+import errno
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from pipeline.records.files import write_json, written_aside
 
 SUMMARY = "summary.json"
 SUMMARY_TABLE = "summary.csv"
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:/|[A-Za-z]:\\)[^\s'\",;:]+")
 
 
@@ -79,7 +82,7 @@ def write_summary(folder: Path, results: Sequence[ScanResult], facts: RunFacts) 
     with written_aside(folder / SUMMARY_TABLE) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         columns = ["input", "status", "folder", "reason", "low_confidence", "seconds",
                    *(f"{label}_ml" for label in facts.labels), "warnings"]
-        table = csv.DictWriter(stream, columns, lineterminator="\n")
+        table = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
         table.writeheader()
         table.writerows(_row(result) for result in results)
 
@@ -122,24 +125,22 @@ def line_of(result: ScanResult) -> str:
     return f"{result.relative}: {volumes} ({how}){doubt}"
 
 
-def reason_and_message(error: BaseException, path: Path) -> tuple[str, str]:
-    """Returns a short id and one line for any exception while a scan at `path` was segmented, without absolute paths.
+def reason_and_message(error: BaseException) -> tuple[str, str]:
+    """Returns a short id and one line for any exception while a scan was segmented, fit for files that are passed on.
 
-    `InputError.where` is left out: the summary names the input beside the message.
+    `InputError.where` is left out: the summary names the input beside the message. What other exceptions say is left
+    out too, for it may hold paths and with them names; where they were raised is not.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (InputError, MemoryError)):
         cause = cause.__cause__
     if isinstance(cause, InputError):
-        return cause.reason, _clean(f"{cause.found}; expected {cause.wanted}; {cause.remedy}", path)
-    is_memory = isinstance(cause, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
-    if is_memory:
+        message = f"{cause.found}; expected {cause.wanted}; {cause.remedy}"
+        return cause.reason, " ".join(ABSOLUTE_PATH.sub("(path)", message).split())
+    if isinstance(cause, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
         return "out-of-memory", "not enough memory for this scan; crop it, or use a machine with more"
-    return "unexpected-error", _clean(f"{type(error).__name__}: {error}", path)
-
-
-def _clean(text: str, path: Path) -> str:
-    """Returns `text` on one line, with absolute paths reduced to their last part or left out."""
-    for known in (path.absolute(), path.absolute().parent, path.resolve(), path.resolve().parent, Path.home()):
-        text = text.replace(str(known), known.name)
-    return " ".join(ABSOLUTE_PATH.sub("(path)", text).split())
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return "disk-full", "no space left for the results; make room and go on with --resume True"
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" in {Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
+    return "unexpected-error", f"{type(error).__name__}{place}; please report it"

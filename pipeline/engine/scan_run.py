@@ -1,9 +1,12 @@
 """One pass over scans: each is read, segmented and written, and whatever goes wrong with it is its result."""
 
+import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,7 +16,7 @@ import torch
 from pipeline.engine.conveyor import conveyed
 from pipeline.engine.earlier import EarlierResults, free_folder, state_of
 from pipeline.engine.labelling import class_probabilities, label_scan
-from pipeline.engine.memory import free_bytes
+from pipeline.engine.memory import COPIES_OF_SCORES, free_bytes
 from pipeline.engine.outputs import (
     NOTICE,
     LabelNames,
@@ -30,13 +33,14 @@ from pipeline.imaging.dicom_seg import SegModel
 from pipeline.imaging.discovery import ScanLocation
 from pipeline.imaging.intensities import unusual_intensities
 from pipeline.imaging.scans import Scan
-from pipeline.records.errors import InputError
-from pipeline.records.files import folder_written_aside
+from pipeline.imaging.series_choice import IMAGE_MODALITIES
+from pipeline.records.errors import input_error_behind
+from pipeline.records.files import folder_written_aside, sha256_of_text
 
 logger = logging.getLogger(__name__)
 IMAGE = "image"
-# The next scan is read beside the current one while a scan's memory fits so many times into what is free.
-ROOM_FOR_SCANS = 6
+# Of three scans in flight, with what is made of each.
+COPIES_OF_SCAN = 6
 
 
 @dataclass(frozen=True)
@@ -55,39 +59,64 @@ class Method:
     modality: str
     intensity_range: Sequence[float] | None
     speed: str
+    irregular: str
     settings: OutputSettings
     model: SegModel
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What of all this a person may choose and a result depends on: a result of other choices is another result.
+
+        `method` is a digest of what is rarely chosen: steps, windows, codes and the program's version.
+        """
+        parts = [version("segline"), self.names, self.intensity_range, self.modality, vars(self.inferer),
+                 *((type(step).__name__, vars(step)) for step in (self.reader, *self.steps))]
+        return {"speed": self.speed, "irregular": self.irregular, **asdict(self.settings),
+                "method": sha256_of_text(json.dumps(parts, default=_plain, sort_keys=True))}
+
+
+def _plain(value: object) -> object:
+    """Returns what JSON can hold, the same for equal values: sets in order, objects by their fields."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    return vars(value) if hasattr(value, "__dict__") else str(value)
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A scan with its preprocessing's input, or the error that came instead."""
+    """A scan with its preprocessing's input, or how it failed.
+
+    Failures are kept as results, not as exceptions: those would hold on to the tensors of the frames they came through.
+    """
 
     location: ScanLocation
+    state: str = ""
     data: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""
+    digest: Future[str] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    error: BaseException | None = None
+    failed: ScanResult | None = None
 
 
 @dataclass(frozen=True)
 class _Labelled:
-    """What the network found in a scan, or the error that came instead."""
+    """What the network found in a scan, or how it failed."""
 
     read: _Read
     found: Segmented | None = None
-    error: BaseException | None = None
+    failed: ScanResult | None = None
 
 
 @dataclass
 class ScanRun:
-    """One pass over scans into one output folder."""
+    """One pass over scans into one output folder; `finished` also has what an interruption kept from being yielded."""
 
     method: Method
     output_dir: Path
     earlier: EarlierResults
     coming: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    finished: list[ScanResult] = field(default_factory=list)
+    digests: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "digest"))
 
     def results(self, scans: Sequence[ScanLocation]) -> Iterator[ScanResult]:
         """Yields how each scan ended, first those that an earlier run did."""
@@ -97,33 +126,44 @@ class ScanRun:
         left = [location for location in scans if location.name not in kept]
         self.coming = [location.name.casefold() for location in left]
         yield from conveyed(left, prepare=self._read, compute=self._labelled, finish=self._written,
-                            may_overlap=_has_room)
+                            may_overlap=self._has_room)
+
+    def _has_room(self, read: _Read) -> bool:
+        """Returns whether memory allows to hold more scans like this one, each with its class scores."""
+        free = free_bytes(torch.device("cpu"))
+        if read.failed is not None or free is None:
+            return True
+        copies = COPIES_OF_SCAN + COPIES_OF_SCORES * (len(self.method.names.values) + 1)
+        scan: Scan = read.data[f"{IMAGE}_scan"]
+        return copies * scan.array.nbytes < free
 
     def _kept(self, location: ScanLocation) -> ScanResult | None:
-        settings = {"speed": self.method.speed, **asdict(self.method.settings)}
         try:
-            return self.earlier.result_of(location, settings=settings, model_sha256=self.method.model.digest)
-        except OSError:
-            return None  # the reader says what is wrong with the file
+            return self.earlier.result_of(location, settings=self.method.choices,
+                                          model_sha256=self.method.model.digest)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # a file that the reader will name, or a report that is none of ours
 
     def _read(self, location: ScanLocation) -> _Read:
         seconds: dict[str, float] = {}
         try:
             with _timed(seconds, "read"):
+                state = state_of(location)  # first: a file that is replaced meanwhile is not the one that was read
                 data = self.method.reader({IMAGE: location})
-                digest = content_digest(data[f"{IMAGE}_scan"])
-            return _Read(location, data, digest, seconds)
+            # Beside the network, which does not wait for it.
+            digest = self.digests.submit(content_digest, data[f"{IMAGE}_scan"])
+            return _Read(location, state, data, digest, seconds)
         except Exception as error:
-            return _Read(location, seconds=seconds, error=error)
+            return _Read(location, failed=failure(location.name, location.relative, error, seconds))
 
     def _labelled(self, read: _Read) -> _Labelled:
-        if read.error is not None:
-            return _Labelled(read, error=read.error)
+        if read.failed is not None:
+            return _Labelled(read, failed=read.failed)
         try:
             with torch.inference_mode():
                 return _Labelled(read, self._found(read.data, read.seconds))
         except Exception as error:
-            return _Labelled(read, error=error)
+            return _Labelled(read, failed=failure(read.location.name, read.location.relative, error, read.seconds))
         finally:
             read.data.clear()
 
@@ -146,25 +186,29 @@ class ScanRun:
         return Segmented(scan, labelling.labelmap, labelling.box, probabilities)
 
     def _written(self, labelled: _Labelled) -> ScanResult:
-        """Writes one scan's folder; whatever went or goes wrong becomes a failed result."""
-        read, location = labelled.read, labelled.read.location
+        """Writes one scan's folder; whatever goes wrong becomes a failed result."""
+        location = labelled.read.location
         self.coming.remove(location.name.casefold())
         try:
-            if labelled.found is None:
-                raise labelled.error or RuntimeError("no result")
-            return self._result(labelled.found, read)
+            found = labelled.found
+            result = labelled.failed if found is None else self._result(found, labelled.read)
+            assert result is not None, "what is not found has failed"
         except Exception as error:
-            logger.debug("scan failed", exc_info=True)
-            return failure(location.name, location.relative, error, location.path, read.seconds)
+            result = failure(location.name, location.relative, error, labelled.read.seconds)
+        self.finished.append(result)
+        return result
 
     def _result(self, found: Segmented, read: _Read) -> ScanResult:
         location, scan = read.location, found.scan
         numbers = measured(found, self.method.names.values)
+        assert read.digest is not None, "there is one for each scan that was read"
+        digest = read.digest.result()
         warnings = [*scan.warnings, *self._doubts(scan)]
         has_place = scan.qform_code > 0 or scan.sform_code > 0
-        low_confidence = not has_place or (scan.planes is not None and scan.planes.is_resampled) or bool(
-            [warning for warning in warnings if warning not in scan.warnings])
-        target = free_folder(self.output_dir, location.name, content_digest=read.digest,
+        # Of a series that is no regular volume, what was done about it may be anything that its warnings say.
+        is_mended = self.method.irregular == "resample" and scan.planes is not None and bool(scan.warnings)
+        low_confidence = not has_place or is_mended or len(warnings) > len(scan.warnings)
+        target = free_folder(self.output_dir, location.name, content_digest=digest,
                              taken=self.used | set(self.coming))
         self.used.add(target.name.casefold())
         with folder_written_aside(target) as aside:
@@ -172,8 +216,8 @@ class ScanRun:
                 write_images(aside, found, self.method.names, settings=self.method.settings, model=self.method.model)
             write_report(aside, {
                 "input": location.relative,
-                "input_sha256": read.digest,
-                "input_state": state_of(location),
+                "input_sha256": digest,
+                "input_state": read.state,
                 "notice": NOTICE,
                 "model_sha256": self.method.model.digest,
                 "modality": {"scan": scan.modality, "model": self.method.modality},
@@ -182,18 +226,19 @@ class ScanRun:
                 "low_confidence": low_confidence,
                 "warnings": warnings,
                 "seconds": {phase: round(value, 3) for phase, value in read.seconds.items()},
-            }, settings=self.method.settings, speed=self.method.speed)
+                "settings": self.method.choices,
+            })
         volumes = {name: entry["volume_ml"] for name, entry in numbers.items()}
         return ScanResult(location.name, location.relative, "ok", target, None, None, read.seconds, volumes, warnings,
                           low_confidence)
 
     def _doubts(self, scan: Scan) -> Iterator[str]:
         """Yields in what the scan is unlike those the model was trained on."""
-        if scan.modality and scan.modality != self.method.modality:
+        is_code = self.method.modality in IMAGE_MODALITIES
+        if scan.modality and is_code and scan.modality != self.method.modality:
             yield f"modality {scan.modality}: the model was trained on {self.method.modality}"
         if self.method.intensity_range is not None:
             yield from unusual_intensities(scan.array, self.method.intensity_range)
-
 
 
 @contextmanager
@@ -205,14 +250,13 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
         seconds[phase] = perf_counter() - start
 
 
-def _has_room(read: _Read) -> bool:
-    """Returns whether memory allows to hold more scans like this one."""
-    free = free_bytes(torch.device("cpu"))
-    return read.error is not None or free is None or ROOM_FOR_SCANS * read.data[f"{IMAGE}_scan"].array.nbytes < free
-
-
-def failure(name: str, relative: str, error: BaseException, path: Path, seconds: dict[str, float]) -> ScanResult:
+def failure(name: str, relative: str, error: BaseException, seconds: Mapping[str, float]) -> ScanResult:
     """Returns the result of a scan that an exception ended."""
-    reason, message = reason_and_message(error, path)
-    listed = error.where.partition(" [")[2].rstrip("]") if isinstance(error, InputError) else ""
-    return ScanResult(name, relative, "failed", None, reason, message, seconds, {}, details=listed)
+    logger.debug("scan failed", exc_info=error)
+    reason, message = reason_and_message(error)
+    behind = input_error_behind(error)
+    # The terminal may show what files may not: lists of series, and what an unexpected error says.
+    listed = behind.where.partition(" [")[2].rstrip("]") if behind else ""
+    details = str(error) if reason == "unexpected-error" else listed
+    return ScanResult(name, relative, "failed", None, reason, message, dict(seconds), {},
+                      details=" ".join(details.split()))

@@ -1,6 +1,5 @@
 """Inference of a trained bundle: scans in, segmentations on their own grids out, one bad scan stopping no other."""
 
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.imaging.dicom_codes import code_for
 from pipeline.imaging.dicom_seg import SegModel
 from pipeline.imaging.discovery import Found, Refused
 from pipeline.records.errors import InputError
+from pipeline.records.files import remove_unfinished
 
 # The summary of a long run is brought up to date this often, so that a killed run leaves one too.
 SUMMARY_EVERY_SECONDS = 10.0
@@ -40,7 +40,7 @@ class Segmenter:
         codes: DICOM codes by label name, for those that the built-in table does not know.
         intensity_range: lowest and highest intensities of the training scans; far from them is a warning.
         name, version: of the model, for DICOM.
-        speed: what the inferer was made with, for report.json.
+        speed, irregular: what inferer and reader were made with, for report.json.
         resume: skips scans that an earlier run into `output_dir` did and left intact.
         dicom_seg, rtstruct, probabilities, uncertainty: see `OutputSettings`.
     """
@@ -50,7 +50,8 @@ class Segmenter:
         network: torch.nn.Module, inferer: Callable[..., torch.Tensor], device: torch.device,
         labels: Mapping[str, int], modality: str, checkpoint: Path | str,
         codes: Mapping[str, Any] | None = None, intensity_range: Sequence[float] | None = None,
-        name: str = "Segline", version: str = "0", speed: str = "exact", resume: bool = False, **outputs: Any,
+        name: str = "Segline", version: str = "0", speed: str = "exact",
+        irregular: str = "refuse", resume: bool = False, **outputs: Any,
     ) -> None:
         self.found = found
         self.output_dir = Path(output_dir)
@@ -61,7 +62,7 @@ class Segmenter:
         names = dict(sorted(labels.items(), key=lambda item: item[1]))
         self.parts: dict[str, Any] = {
             "reader": reader, "steps": steps, "network": network, "inferer": inferer, "device": device,
-            "modality": modality, "intensity_range": intensity_range, "speed": speed,
+            "modality": modality, "intensity_range": intensity_range, "speed": speed, "irregular": irregular,
             "settings": OutputSettings(**outputs),
             "names": LabelNames(names, {label: code_for(label, (codes or {}).get(label)) for label in names}),
         }
@@ -73,7 +74,6 @@ class Segmenter:
         Raises:
             SystemExit: 2 with one line on stderr if nothing could be started, 1 if a scan failed, 130 if interrupted.
         """
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             results = self.segment_all()
         except InputError as error:
@@ -104,6 +104,8 @@ class Segmenter:
         """
         method = self.load()
         _make_folder(output_dir)
+        if self.resume:
+            remove_unfinished(output_dir)
         run = ScanRun(method, output_dir, find_earlier(output_dir) if self.resume else EarlierResults({}))
         facts = RunFacts(method.model.digest, len(found.scans) + len(found.refused), found.set_aside,
                          list(method.names.values))
@@ -121,6 +123,8 @@ class Segmenter:
                         write_summary(output_dir, results, facts)
                         written = monotonic()
         finally:
+            # An interruption comes between a scan that was finished and its line.
+            results += [result for result in run.finished if result not in results]
             write_summary(output_dir, results, facts)
         return results
 
@@ -147,4 +151,4 @@ def _make_folder(folder: Path) -> None:
 
 
 def _refused(refused: Refused) -> ScanResult:
-    return failure(refused.relative, refused.relative, refused.error, Path(refused.relative), {})
+    return failure(refused.relative, refused.relative, refused.error, {})

@@ -9,6 +9,8 @@ import torch
 from monai.data.utils import compute_importance_map
 from torch.nn import functional
 
+from pipeline.imaging.intensities import sample_step
+
 # A window is stretched over a scan that is longer by at most this factor, while it holds at most so many times the
 # voxels that were planned: one forward pass instead of the two to eight that overlapping windows take.
 LONGEST_STRETCH = 1.5
@@ -60,12 +62,15 @@ def fitted_window(shape: Sequence[int], planned: Sequence[int]) -> tuple[int, ..
     ((48, 64, 32), (64, 48, 96))
     """
     fitted = list(planned)
-    for axis, (size, edge) in enumerate(zip(shape, planned, strict=True)):
-        multiple = min(edge & -edge, LARGEST_MULTIPLE)
+    multiples = [min(edge & -edge, LARGEST_MULTIPLE) for edge in planned]
+    for axis, (size, edge, multiple) in enumerate(zip(shape, planned, multiples, strict=True)):
         whole = ceil(size / multiple) * multiple
         if whole <= edge or size <= LONGEST_STRETCH * edge:
             fitted[axis] = whole
-    return tuple(fitted) if prod(fitted) <= LARGEST_STRETCH * prod(planned) else tuple(planned)
+    # Of a single multiple the poolings could leave one voxel, which instance normalisation cannot take.
+    is_too_small = fitted == multiples
+    is_too_large = prod(fitted) > LARGEST_STRETCH * prod(planned)
+    return tuple(planned) if is_too_small or is_too_large else tuple(fitted)
 
 
 def body_box(volume: torch.Tensor) -> tuple[slice, slice, slice]:
@@ -74,7 +79,7 @@ def body_box(volume: torch.Tensor) -> tuple[slice, slice, slice]:
     The first channel decides. An even volume has no body, and comes back whole.
     """
     image = volume[0]
-    samples = image.reshape(-1)[:: max(1, image.numel() // PERCENTILE_SAMPLES)].float()
+    samples = image.reshape(-1)[:: sample_step(image.shape, PERCENTILE_SAMPLES)].float()
     ends = torch.tensor([AIR_PERCENTILE / 100, BRIGHT_PERCENTILE / 100], device=image.device)
     low, high = (float(end) for end in torch.quantile(samples, ends))
     edges = [min(BODY_CUBE, size) for size in image.shape]

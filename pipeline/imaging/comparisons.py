@@ -69,11 +69,11 @@ def draw_comparison(comparison: Comparison, centre: Voxel) -> NDArray[np.uint8]:
     Outlines of the truth are `TRUTH`, of the prediction `PREDICTION`, and where they coincide `AGREEMENT`.
     """
     spacing_mm = spacing_in_ras_order(comparison.affine)
-    plain = draw_planes(comparison.image, spacing_mm, labels=[], centre=centre)
+    plain = draw_planes(comparison.image, spacing_mm, centre=centre)
 
     def outlines(label_map: NDArray[np.int16]) -> NDArray[np.bool_]:
-        masks = [(label_map == value, TRUTH) for value in np.unique(label_map) if value != 0]
-        drawn = draw_planes(comparison.image, spacing_mm, labels=masks, centre=centre)
+        colours = {int(value): TRUTH for value in np.unique(label_map) if value != 0}
+        drawn = draw_planes(comparison.image, spacing_mm, labelmap=label_map, colours=colours, centre=centre)
         return np.asarray((drawn != plain).any(axis=2))
 
     in_truth, in_prediction = outlines(comparison.truth), outlines(comparison.prediction)

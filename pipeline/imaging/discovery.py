@@ -33,7 +33,7 @@ def read_scan(source: Path | ScanLocation, *, irregular: Irregular = "refuse") -
 
 
 def find_scans(path: Path, *, leave_out: Path | None = None, series: str | None = None, rule: SeriesRule | None = None,
-               strict: bool = False) -> Found:
+               strict: bool = False, may_be_none: bool = False) -> Found:
     """Returns the scans at `path`, or all below it, and what there is besides.
 
     DICOM series are found by their headers over all files, so one may lie in several folders, and a copy of an image
@@ -47,12 +47,15 @@ def find_scans(path: Path, *, leave_out: Path | None = None, series: str | None 
         series: which DICOM series: `all`, or a UID, else a number, else a part of the description.
         rule: chooses among several DICOM series of a study, as `choose_series` says.
         strict: the rule also refuses the only series of a study.
+        may_be_none: where there are refusals and nothing else, they are returned instead of raised.
 
     Raises:
         InputError: ``missing-file``, ``no-images``, ``no-such-series``, the reason of the first refusal where there is
             nothing else, or as `list_files`.
     """
     found = _find(path, leave_out=leave_out, series=series, rule=rule, strict=strict)
+    if found.refused and not found.scans and not may_be_none:
+        raise found.refused[0].error
     wished = (replace(scan, name=pseudonym(scan.name or scan.relative) if scan.series else scan.name)
               for scan in found.scans)
     return replace(found, scans=named(wished))
@@ -69,10 +72,8 @@ def _find(path: Path, *, leave_out: Path | None = None, series: str | None = Non
     refused = [replace(one, relative=printable(one.relative or root)) for one in (*listing.refused, *dicom.refused)]
     scans.sort(key=lambda scan: scan.relative.split("/"))
     refused.sort(key=lambda one: one.relative.split("/"))
-    if scans:
+    if scans or refused:
         return Found(tuple(scans), dicom.set_aside, tuple(refused))
-    if refused:
-        raise refused[0].error
     kinds = ", ".join(f"{count} {kind}" for kind, count in dicom.set_aside.items())
     raise InputError(path, found=f"no scan ({kinds})" if kinds else "no scan", wanted=ACCEPTED, reason="no-images",
                      remedy="check that this is the folder with the images")

@@ -47,18 +47,24 @@ def list_files(path: Path, *, leave_out: Path | None = None) -> Listing:
     """Returns what lies at `path`, a file of any accepted kind, or below it, a folder; each in order of `relative`.
 
     Raises:
-        InputError: ``missing-file``, ``not-an-image``, ``unreadable-file``, ``unreadable-folder``, or as `unpacked` and
-            `files_listed` where `path` itself is an archive or a DICOMDIR.
+        InputError: ``missing-file``, ``not-an-image``, ``unreadable-file``, ``unreadable-folder``, ``same-folder``
+            where `path` is what to leave out, or as `unpacked` and `files_listed` where `path` itself is an archive or
+            a DICOMDIR.
     """
     try:
         # A path that is too long, or in a folder that may not be entered, makes even this fail.
         exists, is_folder = path.exists(), path.is_dir()
+        left_out = _identity(leave_out)
+        is_left_out = is_folder and _identity(path) == left_out
     except OSError as error:
         raise _unreadable(path, error) from error
     if not exists:
         raise InputError(path, found="no such file or folder", wanted=f"a scan or a folder of scans: {ACCEPTED}",
                          remedy="check the path", reason="missing-file")
-    listing = _below(path, "", leave_out) if is_folder else _at(path)
+    if is_left_out:
+        raise InputError(path, found="the folder for the results", wanted="another folder",
+                         remedy="choose another --output_dir", reason="same-folder")
+    listing = _below(path, "", left_out) if is_folder else _at(path)
     for files in (listing.scans, listing.others):
         files.sort(key=lambda file: file.relative.split("/"))
     return listing
@@ -103,13 +109,13 @@ def _in_archive(path: Path, relative: str) -> Listing:
     return _below(unpacked(path), relative, None, takes_archives=False)
 
 
-def _below(folder: Path, prefix: str, left_out: Path | None, *, takes_archives: bool = True) -> Listing:
+def _below(folder: Path, prefix: str, left_out: Identity | None, *, takes_archives: bool = True) -> Listing:
     listing = Listing()
 
     def refuse(relative: str, error: InputError) -> None:
         listing.refused.append(Refused(relative, error))
 
-    for path, relative, is_file in _walk(folder, prefix, _identity(left_out), refuse):
+    for path, relative, is_file in _walk(folder, prefix, left_out, refuse):
         kind = kind_by_name(path.name)
         if not is_file:
             # A link to nothing is worth a word only where a scan was meant.
@@ -194,7 +200,7 @@ def _identity(folder: Path | None) -> Identity | None:
     """Returns what tells folders apart under whatever name; None where there is none."""
     try:
         found = folder.stat() if folder is not None else None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return (found.st_dev, found.st_ino) if found else None
 

@@ -1,6 +1,7 @@
 """Whether a scan's intensities are in the units that a model was trained on."""
 
 from collections.abc import Iterator, Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,26 @@ SAMPLES = 200_000
 TOLERATED_SHARE = 0.25
 
 
+def sample_step(shape: Sequence[int], count: int) -> int:
+    """Returns the step that takes about `count` voxels in memory order and keeps out of step with every axis.
+
+    A step that shares a divisor with an axis would see some of its rows only, and of a row's length always the same
+    column.
+    """
+    step = max(1, int(np.prod(shape, dtype=np.int64)) // count)
+    while any(gcd(step, size) > 1 for size in shape):
+        step += 1
+    return step
+
+
+def samples_of(array: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+    """Returns about `count` voxels spread over the array."""
+    return array.ravel(order="K")[:: sample_step(array.shape, count)]
+
+
 def robust_range(array: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """Returns the intensities that all but the lowest and highest 0.5% of the voxels lie between."""
-    values = array.ravel(order="K")[:: max(1, array.size // SAMPLES)]
-    low, high = np.percentile(values, ENDS_PERCENT)
+    low, high = np.percentile(samples_of(array, SAMPLES).astype(np.float64), ENDS_PERCENT)
     return float(low), float(high)
 
 

@@ -1,6 +1,6 @@
 """Pictures of a scan: three planes with the outlines of structures, as radiologists look at them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from pipeline.imaging.intensities import samples_of
 from pipeline.records.files import written_aside
 
 # The longest side of the scan takes this many pixels; the planes share one scale.
@@ -60,7 +61,7 @@ def widest_section(mask: NDArray[np.bool_]) -> Voxel:
 
 def draw_planes(
     image: NDArray[np.generic], spacing_mm: tuple[float, float, float], *,
-    labels: Sequence[tuple[NDArray[np.bool_], Colour]], centre: Voxel,
+    labelmap: NDArray[np.generic] | None = None, colours: Mapping[int, Colour] | None = None, centre: Voxel,
 ) -> NDArray[np.uint8]:
     """Draws the axial, coronal and sagittal plane through `centre` side by side; of a single slice only that one.
 
@@ -70,7 +71,8 @@ def draw_planes(
     Args:
         image: ``(x, y, z)`` in RAS order (`in_ras_order`), any intensities; windowed by percentiles.
         spacing_mm: along the same axes.
-        labels: masks of the image's shape with the colour of their outline; later ones are drawn over earlier ones.
+        labelmap: of the image's shape.
+        colours: of the outline of each value in the label map; later ones are drawn over earlier ones.
         centre: the voxel that the planes share.
 
     Returns:
@@ -84,15 +86,16 @@ def draw_planes(
         plane = np.nan_to_num(np.asarray(_plane(image, axis, centre), dtype=np.float32), nan=low)
         grey = _resized(np.clip((plane - low) / (high - low), 0, 1) * 255, height, width)
         panel = np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        for mask, colour in labels:
-            panel[_outline(np.asarray(_plane(mask, axis, centre), dtype=bool), height, width)] = colour
+        for value, colour in (colours or {}).items():
+            if labelmap is not None:
+                panel[_outline(_plane(labelmap, axis, centre) == value, height, width)] = colour
         panels.append(panel)
     return _side_by_side(panels)
 
 
 def robust_window(image: NDArray[np.generic]) -> tuple[float, float]:
     """Returns the intensities to show as black and white: percentiles of what is not air or padding; high > low."""
-    values = image.ravel(order="K")[:: max(1, image.size // WINDOW_SAMPLES)].astype(np.float64)
+    values = samples_of(image, WINDOW_SAMPLES).astype(np.float64)
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0

@@ -19,6 +19,12 @@ ALL = "all"
 # Of a long list of series, this many are shown.
 MOST_SHOWN = 30
 NOT_ASKED = "series not asked for"
+# Modalities of images; what a data set may call its modality otherwise is no code to compare with.
+# Source: DICOM PS3.3, C.7.3.1.1.1.
+IMAGE_MODALITIES = frozenset((
+    "BDUS", "BMD", "CFM", "CR", "CT", "DG", "DMS", "DX", "ES", "GM", "IO", "IVOCT", "IVUS", "LS", "MG", "MR", "NM",
+    "OCT", "OP", "OPT", "OPTBSV", "OPTENF", "OSS", "OT", "PA", "PT", "PX", "RF", "RTIMAGE", "SM", "TG", "US", "XA",
+    "XC"))
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class SeriesRule:
     """What a series must be to be chosen among several of its study.
 
     Attributes:
-        modality: DICOM code, None takes any.
+        modality: DICOM code; None takes any, as does a word that is none of `IMAGE_MODALITIES`.
         fewest_slices: the fewest that make a scan.
         orientation: of the slices, by the largest part of their normal; None takes any.
     """
@@ -34,6 +40,11 @@ class SeriesRule:
     modality: str | None = None
     fewest_slices: int = 2
     orientation: Orientation | None = None
+
+    @property
+    def code(self) -> str | None:
+        """Returns the modality that is asked for, None where that is no DICOM code."""
+        return self.modality if self.modality in IMAGE_MODALITIES else None
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ def choose_series(candidates: Sequence[Candidate], *, where: Path, wanted: str |
         candidates: of one or many studies.
         where: the path that the user gave, for errors.
         wanted: `all`, or a series UID, else a series number, else a part of the description, whichever some series has.
+            Digits alone are no part of a description, and digits and dots are a UID.
         rule: of the model.
         strict: the rule also refuses a study's only series.
 
@@ -92,7 +104,7 @@ def choose_series(candidates: Sequence[Candidate], *, where: Path, wanted: str |
             _choose_in_study(asked, choice, where, rule=rule if strict or not takes_all else None, strict=strict,
                              may_share=takes_all)
         elif not by_uid:
-            choice.refused.append(Refusal(tuple(study), _no_such_series(study, where)))
+            choice.refused.append(Refusal(tuple(study), _no_such_series(study, where, wanted or ALL)))
             continue
         choice.set_aside.update([NOT_ASKED] * (len(study) - len(asked)))
     return choice
@@ -109,16 +121,21 @@ def _wish(candidates: Sequence[Candidate], wanted: str | None, where: Path) -> C
     """Returns what tells whether a series is as wanted; the first kind of answer that fits any series is meant."""
     if wanted is None or wanted.strip().lower() == ALL:
         return lambda _: True
-    text = wanted.strip()
-    kinds: tuple[Callable[[Series], bool], ...] = (
-        lambda series: series.uid == text,
-        lambda series: series.number.strip() == text,
-        lambda series: bool(text) and text.casefold() in series.description.casefold(),
-    )
-    for is_wanted in kinds:
+    for is_wanted in _readings(wanted).values():
         if any(is_wanted(candidate.series) for candidate in candidates):
             return is_wanted
-    raise _no_such_series(candidates, where)
+    raise _no_such_series(candidates, where, wanted)
+
+
+def _readings(wanted: str) -> dict[str, Callable[[Series], bool]]:
+    """Returns what the text may mean, first the most exact: 7 is not asked for by who finds it in `0.7 mm`."""
+    text = wanted.strip()
+    readings: dict[str, Callable[[Series], bool]] = {"UID": lambda series: series.uid == text}
+    if not re.fullmatch(r"[0-9.]*\.[0-9.]*", text):
+        readings["number"] = lambda series: series.number.strip() == text
+        if text and not re.fullmatch(r"-?[0-9]+", text):
+            readings["part of a description"] = lambda series: text.casefold() in series.description.casefold()
+    return readings
 
 
 def _choose_in_study(study: list[Candidate], choice: Choice, where: Path, *, rule: SeriesRule | None,
@@ -145,8 +162,8 @@ def _choose_in_study(study: list[Candidate], choice: Choice, where: Path, *, rul
 
 def _against(series: Series, rule: SeriesRule) -> str | None:
     """Returns by what word a series is counted that the rule does not choose, None where it does."""
-    if rule.modality is not None and series.modality != rule.modality:
-        return f"{_modality(series)} series (not {rule.modality})"
+    if rule.code is not None and series.modality != rule.code:
+        return f"{_modality(series)} series (not {rule.code})"
     if len(series.slices) < rule.fewest_slices:
         return f"series of fewer than {rule.fewest_slices} slices"
     orientation = _orientation(series)
@@ -157,7 +174,7 @@ def _against(series: Series, rule: SeriesRule) -> str | None:
 
 def _in_words(rule: SeriesRule | None) -> str:
     rule = rule or SeriesRule()
-    kind = " ".join(word for word in (rule.orientation, rule.modality) if word)
+    kind = " ".join(word for word in (rule.orientation, rule.code) if word)
     return f"{kind or 'a'} series of {rule.fewest_slices} slices or more"
 
 
@@ -186,9 +203,9 @@ def _sharing_folders(study: Sequence[Candidate]) -> Iterator[list[Candidate]]:
         yield group
 
 
-def _no_such_series(candidates: Sequence[Candidate], where: Path) -> InputError:
+def _no_such_series(candidates: Sequence[Candidate], where: Path, wanted: str) -> InputError:
     return InputError(_with_descriptions(where, candidates), found=listed(candidates) or "no DICOM series",
-                      wanted="a series with this UID, number or part of a description",
+                      wanted=f"a series with this {' or '.join(_readings(wanted))}",
                       remedy="choose one of these with --series", reason="no-such-series")
 
 

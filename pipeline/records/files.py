@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ASIDE = ".aside-"
+
 
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
@@ -17,7 +19,7 @@ def written_aside(target: Path) -> Iterator[Path]:
     If the block raises, `target` stays as it was and the temporary file is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".aside-", dir=target.parent))
+    folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=target.parent))
     try:
         aside = folder / target.name
         yield aside
@@ -30,7 +32,7 @@ def written_aside(target: Path) -> Iterator[Path]:
 def folder_written_aside(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target`; it takes the place of `target` when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=".aside-", dir=target.parent))
+    holder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=target.parent))
     try:
         aside = holder / target.name
         aside.mkdir()
@@ -38,6 +40,12 @@ def folder_written_aside(target: Path) -> Iterator[Path]:
         _exchange(aside, target, holder / "replaced")
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process left aside in `folder`; only where no other process writes there."""
+    for left in folder.glob(f"{ASIDE}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _exchange(new: Path, target: Path, replaced: Path) -> None:

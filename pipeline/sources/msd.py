@@ -1,6 +1,7 @@
 """The layout of the Medical Segmentation Decathlon: `dataset.json` lists pairs in `imagesTr/` and `labelsTr/`."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,19 @@ from pipeline.records.errors import InputError
 DESCRIPTION = "dataset.json"
 SUFFIXES = (".nii.gz", ".nii")
 FOLDERS = ("imagesTr", "labelsTr")
+# DICOM codes and the words by which data sets call them, in capitals; MR goes by its sequences.
+# Source of the codes: DICOM PS3.3, C.7.3.1.1.1.
+MODALITY_WORDS = {
+    "CT": r"CT",
+    "MR": r"MR[A-Z]*|T[12][A-Z]*|FLAIR|STIR|ADC|DWI|DTI|SWI|PWI|PDW|PDWI|BSSFP",
+    "PT": r"PT|PET",
+    "NM": r"NM|SPECT|SCINTIGRAPHY",
+    "US": r"US|ULTRASOUND|ULTRASONOGRAPHY|SONOGRAPHY",
+    "DX": r"DX|X-?RAYS?|RADIOGRAPHY?|RADIOGRAPHS",
+    "CR": r"CR",
+    "MG": r"MG|MAMMOGRAPHY|MAMMOGRAMS?",
+    "XA": r"XA",
+}
 
 
 def read_msd(root: Path) -> RawDataset:
@@ -89,7 +103,7 @@ def _labels(content: dict[str, Any], path: Path) -> dict[str, int]:
 
 
 def _modality(content: dict[str, Any], path: Path) -> str:
-    """Returns the DICOM code of the one channel: MR for ``MRI`` and its like, other names as they are."""
+    """Returns the DICOM code of the one channel, or its name as it is where that tells none, or several."""
     declared = content.get("modality")
     if not isinstance(declared, dict) or not declared or not all(isinstance(name, str) for name in declared.values()):
         raise _invalid(path, "no object `modality`", '`modality` like {"0": "MRI"}', "name the modality of channel 0")
@@ -97,9 +111,12 @@ def _modality(content: dict[str, Any], path: Path) -> str:
         raise InputError(path, found=f"{len(declared)} channels ({', '.join(declared.values())})", wanted="one channel",
                          remedy="make a dataset of one of the channels", reason="not-single-channel")
     name = str(next(iter(declared.values()))).strip()
-    if name.upper().startswith("MR"):
-        return "MR"
-    return "CT" if name.upper() == "CT" else name
+    codes = {code for word in _words(name) for code, spelt in MODALITY_WORDS.items() if re.fullmatch(spelt, word)}
+    return codes.pop() if len(codes) == 1 else name
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"X-RAYS?|[A-Z0-9]+", re.sub(r"\bX[ _-]RAY", "X-RAY", name.upper()))
 
 
 def _orphans(root: Path, pairs: list[tuple[Path, Path]], cases: tuple[RawCase, ...]) -> tuple[Path, ...]:
