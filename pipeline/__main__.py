@@ -19,6 +19,7 @@ STAGES = {
 COMMANDS = {
     "fetch": "bring a dataset into data/raw",
     "listen": "receive studies from a DICOM archive, segment them, send the results back",
+    "segment": "segment scans with a trained bundle",
     "run": "activate an experiment and reproduce its stages",
 }
 

@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from pipeline.archive.outcomes import SegmentStudy, StudyOutcome, without_paths
+from pipeline.records.bundles import require_bundle
 from pipeline.records.errors import InputError
 
 SEGMENTATION = "segmentation.dcm"
@@ -23,11 +24,9 @@ def open_bundle(bundle_root: Path) -> SegmentStudy:
     and used in one thread: torch keeps autocast and inference mode thread by thread.
 
     Raises:
-        InputError: ``not-a-bundle`` where the folder holds no trained bundle; as `load_weights`.
+        InputError: as `require_bundle` and `load_weights`.
     """
-    if not (bundle_root / "configs/inference.yaml").is_file():
-        raise InputError(bundle_root, found="no configs/inference.yaml", wanted="the folder of a trained bundle",
-                         remedy="give the folder below models/", reason="not-a-bundle")
+    require_bundle(bundle_root)
     # torch and MONAI: seconds, and only here
     from pipeline.bundle import open_segmenter, series_rule_of
     from pipeline.imaging.discovery import find_scans

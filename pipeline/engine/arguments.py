@@ -43,8 +43,7 @@ def check_arguments() -> None:
     """
     given = typed_arguments()
     if given:
-        for name in ("SIGTERM", "SIGHUP"):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+        end_as_if_interrupted()
     try:
         known = {*_config_keys(given.get("config_file")), *RUN_ARGUMENTS}
         if "tracking" in given:
@@ -55,6 +54,12 @@ def check_arguments() -> None:
         _refuse_other_words(given)
     except InputError as error:
         _exit(error)
+
+
+def end_as_if_interrupted() -> None:
+    """Makes a request to end this process (SIGTERM, SIGHUP) what Ctrl-C is."""
+    for name in ("SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 def path_given(name: str, otherwise: Path | str | None = None) -> Path:
@@ -76,21 +81,20 @@ def path_given(name: str, otherwise: Path | str | None = None) -> Path:
 
 
 def scans_below(path: Path | str, leave_out: Path | str, *, rule: SeriesRule | None = None,
-                strict: bool = False) -> Found:
+                strict: bool = False, series: str | None = None) -> Found:
     """Returns the scans at or below `path`, passing over the results in `leave_out`; says what was set aside.
-
-    Which of several DICOM series is read as it was typed after ``--series``.
 
     Args:
         path: a file, folder or archive.
         leave_out: where results go.
         rule: chooses among the series of a study.
         strict: refuses single series that do not match the rule.
+        series: which of several DICOM series; None reads it as it was typed after ``--series``.
 
     Raises:
         SystemExit: 2, with one line on stderr: there is no scan; 130: it was interrupted.
     """
-    series = typed_arguments().get("series")
+    series = series or typed_arguments().get("series")
     try:
         found = find_scans(Path(path), leave_out=Path(leave_out), series=series, rule=rule, strict=strict,
                            may_be_none=True)

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cache
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.records.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ def speed_named(name: str) -> Speed:
 
 
 @cache
-def reduced_dtype(device_type: str) -> torch.dtype | None:
+def reduced_dtype(device_type: str) -> "torch.dtype | None":
     """Returns the number format in which convolutions are fastest on the device; None where float32 is."""
+    import torch  # seconds, which the command line's own errors need not wait for
+
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     # Without its own instructions, bfloat16 on a CPU is emulated and slower than float32.
