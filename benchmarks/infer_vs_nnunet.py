@@ -1,12 +1,12 @@
 """60 hippocampus scans from files to segmentations: Segline against `nnUNetv2_predict`, start-up included.
 
     python benchmarks/infer_vs_nnunet.py --data data/raw/hippocampus --index work/hippocampus_3d/index.json \\
-      --bundle models/hippocampus_3d --nnunet VENV/bin/python [--epochs 2] [--folder DIR]
+      --bundle models/hippocampus_3d --nnunet VENV/bin/python [--minutes 15] [--folder DIR]
 
 nnU-Net v2 comes from an environment of its own (its folder training/nnUNetTrainer/primus, the only user of timm and
-torchvision, may be removed). It plans and trains on the same training cases as the bundle, for as many epochs of five
-iterations as are given (its own thousand of 250 take weeks on two cores), and then both segment the cases that
-neither was trained on. Its time does not depend on how well it was trained; its Dice does.
+torchvision, may be removed). It plans and trains on the same training cases as the bundle for so many minutes, its
+learning rate falling to nothing by their end (its own thousand epochs take weeks on two cores), and then both segment
+the cases that neither was trained on.
 """
 
 import argparse
@@ -21,16 +21,34 @@ from time import perf_counter
 import nibabel as nib
 import numpy as np
 
-PEER = "nnUNetv2_predict --disable_tta"
+PEER = "nnUNetv2_predict"
+MODES = {PEER: (), f"{PEER} --disable_tta": ("--disable_tta",)}
+COMMANDS = {"monai.bundle run": ("-m", "monai.bundle", "run"), "pipeline segment": ("-m", "pipeline", "segment")}
 DATASET = "Dataset004_Hippocampus"
-ITERATIONS = 5  # an epoch
+STEPS = 1000  # of the learning rate
 TRAINER = '''
+from time import monotonic
+
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-class nnUNetTrainerShort(nnUNetTrainer):
-    def __init__(self, plans, configuration, fold, dataset_json, device):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.num_epochs = %d, 1, %d
+
+class nnUNetTrainerTimed(nnUNetTrainer):
+    def run_training(self):
+        self.on_train_start()
+        self.lr_scheduler.max_steps = %d
+        start, share, iterations = monotonic(), 0.0, 0
+        self.network.train()
+        while share < 1:
+            self.lr_scheduler.step(int(share * %d))
+            self.train_step(next(self.dataloader_train))
+            iterations += 1
+            share = (monotonic() - start) / (60 * %f)
+        self.print_to_log_file(f"{iterations} iterations")
+        self.current_epoch = 1
+        self.on_train_end()
+
+    def perform_actual_validation(self, save_probabilities=False):
+        pass  # minutes for the training cases, and no word about others
 '''
 
 
@@ -66,19 +84,19 @@ def lay_out(data: Path, index: Path, folder: Path) -> dict[str, Path]:
     return truths
 
 
-def train_nnunet(python: str, folder: Path, *, epochs: int) -> None:
+def train_nnunet(python: str, folder: Path, *, minutes: float) -> None:
     """Plans, preprocesses and trains nnU-Net where that is not done yet."""
     if (folder / "trained").exists():
         return
     where = subprocess.run([python, "-c", "import nnunetv2; print(nnunetv2.__path__[0])"], capture_output=True,
                            text=True, check=True).stdout.splitlines()[-1]
-    source = TRAINER % (ITERATIONS, epochs)
-    (Path(where) / "training/nnUNetTrainer/nnUNetTrainerShort.py").write_text(source)
+    source = TRAINER % (STEPS, STEPS, minutes)
+    (Path(where) / "training/nnUNetTrainer/nnUNetTrainerTimed.py").write_text(source)
     if not (folder / "preprocessed" / DATASET / "nnUNetPlans_3d_fullres").exists():
         run_nnunet(python, folder, "plan_and_preprocess_entry", "-d", "4", "-c", "3d_fullres", "-np", "2")
     start = perf_counter()
     run_nnunet(python, folder, "run_training_entry", "4", "3d_fullres", "all", "-device", "cpu", "-tr",
-               "nnUNetTrainerShort")
+               "nnUNetTrainerTimed")
     (folder / "trained").write_text(f"{perf_counter() - start:.0f} s")
 
 
@@ -94,12 +112,14 @@ def run_nnunet(python: str, folder: Path, entry: str, *words: str) -> float:
     return perf_counter() - start
 
 
-def run_segline(bundle: Path, scans: Path, out: Path, *, speed: str) -> float:
-    """Segments a folder by `python -m monai.bundle run`; returns its seconds, start-up included."""
+def run_segline(bundle: Path, scans: Path, out: Path, *, command: str, speed: str) -> float:
+    """Segments a folder by one of our commands; returns its seconds, start-up included."""
+    words = [*COMMANDS[command], "--input", str(scans), "--output_dir", str(out), "--speed", speed]
+    is_bundle_run = command == "monai.bundle run"
+    words += ["--config_file", str(bundle / "configs/inference.yaml"), "--bundle_root", str(bundle)] \
+        if is_bundle_run else ["--bundle", str(bundle)]
     start = perf_counter()
-    subprocess.run([sys.executable, "-m", "monai.bundle", "run", "--config_file",
-                    str(bundle / "configs/inference.yaml"), "--bundle_root", str(bundle), "--input", str(scans),
-                    "--output_dir", str(out), "--speed", speed], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
     return perf_counter() - start
 
 
@@ -121,33 +141,29 @@ def main() -> None:
     parser.add_argument("--index", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--nnunet", required=True, help="the Python that has nnU-Net v2")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--mirroring", action="store_true", help="also as nnU-Net predicts by default: eight times")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of nnU-Net's training")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         truths = lay_out(arguments.data, arguments.index, folder)
-        train_nnunet(arguments.nnunet, folder, epochs=arguments.epochs)
+        train_nnunet(arguments.nnunet, folder, minutes=arguments.minutes)
         scans = folder / "raw" / DATASET / "imagesTs"
         rows = {}
-        modes: dict[str, tuple[str, ...]] = {PEER: ("--disable_tta",)}
-        if arguments.mirroring:
-            modes["nnUNetv2_predict"] = ()
-        for name, words in modes.items():
+        for name, words in MODES.items():
             out = folder / "out" / name
             seconds = run_nnunet(arguments.nnunet, folder, "predict_entry_point", "-i", str(scans), "-o", str(out),
                                  "-d", "4", "-c", "3d_fullres", "-f", "all", "-device", "cpu", "-tr",
-                                 "nnUNetTrainerShort", "-npp", "2", "-nps", "2", *words)
+                                 "nnUNetTrainerTimed", "-npp", "2", "-nps", "2", *words)
             rows[name] = seconds, mean_dice(truths, {case: out / f"{case}.nii.gz" for case in truths})
-        for speed in ("exact", "fast", "fastest"):
-            out = folder / "out" / speed
-            seconds = run_segline(arguments.bundle, scans, out, speed=speed)
-            rows[speed] = seconds, mean_dice(
+        for command, speed in ((command, speed) for command in COMMANDS for speed in ("exact", "fast", "fastest")):
+            out = folder / "out" / f"{command} {speed}"
+            seconds = run_segline(arguments.bundle, scans, out, command=command, speed=speed)
+            rows[out.name] = seconds, mean_dice(
                 truths, {case: out / f"{case}_0000" / "segmentation.nii.gz" for case in truths})
     peer = rows[PEER][0]
     for name, (seconds, dice) in rows.items():
-        print(f"{name:32} {seconds:7.1f} s, {seconds / len(truths):6.2f} s a scan, nnU-Net/this {peer / seconds:5.2f}, "
+        print(f"{name:34} {seconds:7.1f} s, {seconds / len(truths):6.2f} s a scan, nnU-Net/this {peer / seconds:5.2f}, "
               f"mean Dice {dice:.4f}")
 
 

@@ -185,8 +185,17 @@ def run_stock(folder: Path, out: Path) -> float:
     return perf_counter() - start
 
 
-def run_segline(folder: Path, out: Path, speed: str) -> tuple[float, dict[str, float], float]:
-    """Segments the series; returns the seconds, those of each phase, and those of the bare network on its windows."""
+def peak_kib() -> int:
+    """Returns the most memory this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def run_segline(folder: Path, out: Path, speed: str) -> tuple[float, dict[str, float], float, int]:
+    """Segments the series.
+
+    Returns:
+        The seconds, those of each phase, those of the bare network on its windows, and the peak memory in KiB.
+    """
     import torch
 
     from pipeline.bundle import open_segmenter
@@ -195,7 +204,7 @@ def run_segline(folder: Path, out: Path, speed: str) -> tuple[float, dict[str, f
     start = perf_counter()
     segmenter = open_segmenter(folder / "bundle", speed=speed)
     (result,) = segmenter.segment_found(find_scans(folder / "series"), out)
-    seconds = perf_counter() - start
+    seconds, peak = perf_counter() - start, peak_kib()
     assert result.folder is not None, result.message
     report = json.loads((result.folder / "report.json").read_text())
     # Once more, to count the windows; then the network alone on as many.
@@ -212,7 +221,7 @@ def run_segline(folder: Path, out: Path, speed: str) -> tuple[float, dict[str, f
         for shape in shapes:
             network(batches[shape])
         bare = perf_counter() - begin
-    return seconds, report["seconds"], bare
+    return seconds, report["seconds"], bare, peak
 
 
 def run_side(side: str, folder: Path) -> None:
@@ -231,12 +240,12 @@ def run_side(side: str, folder: Path) -> None:
                           if line.startswith("VmRSS")).split()[1])
     found: dict[str, Any] = {}
     if side == "stock":
-        found["seconds"] = run_stock(folder, out)
+        found["seconds"], peak = run_stock(folder, out), peak_kib()
         found["mask"] = str(next(out.glob("*.nii.gz")))
     else:
-        found["seconds"], found["phases"], found["bare"] = run_segline(folder, out, side)
+        found["seconds"], found["phases"], found["bare"], peak = run_segline(folder, out, side)
         found["mask"] = str(max(out.glob("*/segmentation.nii.gz"), key=lambda path: path.stat().st_mtime))
-    found["peak_mib"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
+    found["peak_mib"] = (peak - before_kib) / 1024
     print(json.dumps(found))
 
 

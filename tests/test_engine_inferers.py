@@ -78,6 +78,13 @@ def test_windows_of_one_intensity_are_computed_once() -> None:
     assert network.windows == 3
 
 
+def test_a_window_with_one_other_voxel_is_not_even() -> None:
+    volume = torch.zeros(1, 1, 8, 8, 8)
+    volume[0, 0, 3, 5, 2] = 7
+    logits = WindowInferer((8, 8, 8), slice_axis=None)(volume, Doubler())
+    torch.testing.assert_close(logits[:, :1], volume)
+
+
 def test_fast_leaves_air_out_and_is_sure_of_it() -> None:
     volume = torch.rand(1, 1, 96, 96, 96)
     volume[..., 30:60, 30:60, 30:60] += 100

@@ -49,5 +49,13 @@ def test_the_body_is_found_in_noise_with_a_margin() -> None:
     assert body_box(volume) == (slice(12, 48), slice(20, 68), slice(8, 48))
 
 
+@pytest.mark.parametrize(("axes", "first"), [((0, 1, 2), 48), ((2, 0, 1), 16)])
+def test_the_body_may_end_in_a_cube_that_is_cut_off(axes: tuple[int, int, int], first: int) -> None:
+    volume = torch.zeros(61, 40, 30).permute(axes)[None]
+    volume[0, -13:, 20:32, 8:20] = 1000
+    # Cubes of 4 voxels start at multiples of 4; the last along 61 and along 30 has fewer. The margin is 8.
+    assert body_box(volume) == (slice(first - 8, volume.shape[1]), slice(12, 40), slice(0, 28))
+
+
 def test_an_even_volume_is_all_body() -> None:
     assert body_box(torch.full((1, 9, 8, 7), 3.0)) == (slice(0, 9), slice(0, 8), slice(0, 7))

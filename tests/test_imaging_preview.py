@@ -13,6 +13,7 @@ from pipeline.imaging.preview import (
     orientation_of,
     robust_window,
     spacing_in_ras_order,
+    voxel_in_ras_order,
     widest_section,
     write_png,
 )
@@ -99,6 +100,16 @@ def test_window_ignores_air_and_outliers() -> None:
 def test_constant_or_empty_image_can_be_drawn(value: float) -> None:
     picture = draw_planes(np.full((4, 4, 4), value), (1, 1, 1), centre=(0, 0, 0))
     assert picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1), (-1, -1, 1)])
+def test_a_voxel_goes_where_its_array_goes(axes: tuple[int, int, int], signs: tuple[int, int, int]) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(signs)[:, axes]
+    volume = marked((3, 5, 7), (0, 1, 4))
+    moved = np.argwhere(in_ras_order(volume, affine))[0]
+    assert voxel_in_ras_order((0, 1, 4), volume.shape, affine) == tuple(moved)
 
 
 def test_widest_section_of_two_bars() -> None:

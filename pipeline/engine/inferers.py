@@ -19,6 +19,8 @@ Network = Callable[..., torch.Tensor]
 WINDOW_BATCH = (2, 8)
 # Slices of a 2D network have fewer voxels than the windows of a 3D one.
 SLICE_BATCH = 16
+# Every eighth voxel along each axis tells nearly always that a window is not flat.
+FEW = 8
 # A logit that leaves other classes no chance.
 CERTAIN = 20.0
 
@@ -107,12 +109,12 @@ class WindowInferer(Inferer):
         batch = batch if self.slice_axis is None else SLICE_BATCH
         for start in starts:
             cut = volume[(slice(None), *(slice(a, a + edge) for a, edge in zip(start, window, strict=True)))]
-            low, high = (float(end) for end in torch.aminmax(cut))
-            if low == high:
-                if low not in flat:
+            if _is_flat(cut):
+                value = float(cut.flatten()[0])
+                if value not in flat:
                     # One is enough for air; more would add up.
-                    flat = {low: forward(cut[None])[0]}
-                yield start, flat[low]
+                    flat = {value: forward(cut[None])[0]}
+                yield start, flat[value]
                 continue
             waiting.append((start, cut))
             if len(waiting) == batch:
@@ -138,6 +140,12 @@ class WindowInferer(Inferer):
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         dtype = reduced_dtype(device.type) if self.speed.reduced_precision else None
         return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def _is_flat(cut: torch.Tensor) -> bool:
+    """Returns whether all voxels of ``(channel, x, y, z)`` are equal; of most windows a few voxels tell."""
+    few = cut[:, ::FEW, ::FEW, ::FEW]
+    return all(float(low) == float(high) for low, high in map(torch.aminmax, (few, cut)))
 
 
 def _computed(waiting: Sequence[tuple[Start, torch.Tensor]], forward: Network) -> Iterator[tuple[Start, torch.Tensor]]:

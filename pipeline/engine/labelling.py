@@ -32,7 +32,7 @@ def label_scan(logits: torch.Tensor, regrid: Regrid, *, values: Sequence[int]) -
     all probabilities everywhere gives, for a fraction of the work. Ties go to the smaller class.
 
     Args:
-        logits: ``(classes, x, y, z)`` on the network's grid; kept.
+        logits: ``(classes, x, y, z)`` on the network's grid; overwritten.
         regrid: between the two grids.
         values: of the classes 1, 2, ... in the label map, rising.
     """
@@ -104,14 +104,13 @@ def _matrices(regrid: Regrid, device: torch.device) -> list[torch.Tensor]:
 def _leads(logits: torch.Tensor) -> torch.Tensor:
     """Returns for each class but the first by how much its probability exceeds the first one's, axes as they are.
 
-    Plane by plane in the logits' own memory order, for softmax takes copies.
+    In the place of the logits, and plane by plane in their memory order, for softmax takes copies.
     """
-    leads = torch.empty(len(logits) - 1, *logits.shape[1:], device=logits.device)
     axis = max(range(1, 4), key=logits.stride)
-    for plane, into in zip(logits.unbind(axis), leads.unbind(axis), strict=True):
+    for plane in logits.unbind(axis):
         probabilities = plane.softmax(dim=0)
-        torch.sub(probabilities[1:], probabilities[0], out=into)
-    return leads
+        torch.sub(probabilities[1:], probabilities[0], out=plane[1:])
+    return logits[1:]
 
 
 def _needed(matrix: torch.Tensor, rows: slice) -> slice:

@@ -20,6 +20,7 @@ from pipeline.imaging.preview import (
     in_ras_order,
     orientation_of,
     spacing_in_ras_order,
+    voxel_in_ras_order,
     widest_section,
     write_png,
 )
@@ -176,10 +177,14 @@ def geometry_of(scan: Scan) -> dict[str, Any]:
 
 def write_preview(path: Path, found: Segmented, *, values: Sequence[int]) -> None:
     """Writes the picture of three planes through the widest part of what was found."""
-    labelmap = np.asarray(in_ras_order(found.labelmap, found.scan.affine))
+    affine = found.scan.affine
     colours = {value: COLOURS[i % len(COLOURS)] for i, value in enumerate(values)}
-    picture = draw_planes(in_ras_order(found.scan.array, found.scan.affine), spacing_in_ras_order(found.scan.affine),
-                          labelmap=labelmap, colours=colours, centre=widest_section(labelmap > 0))
+    is_empty = any(part.start >= part.stop for part in found.box)
+    box = tuple(slice(0, size) for size in found.labelmap.shape) if is_empty else found.box
+    centre = [part.start + at for part, at in zip(box, widest_section(found.labelmap[box] > 0), strict=True)]
+    picture = draw_planes(in_ras_order(found.scan.array, affine), spacing_in_ras_order(affine),
+                          labelmap=in_ras_order(found.labelmap, affine), colours=colours,
+                          centre=voxel_in_ras_order(centre, found.labelmap.shape, affine))
     write_png(path, picture)
 
 

@@ -175,6 +175,7 @@ class ScanRun:
         with _timed(seconds, "network"):
             inputs = data.pop(IMAGE)[None].to(self.method.device)
             logits = torch.as_tensor(self.method.inferer(inputs, self.method.network))[0].float()
+            del inputs  # what follows is the moment when most memory is taken
         regrid = data[f"{IMAGE}_regrid"]
         if logits.shape != (len(self.method.names.values) + 1, *regrid.shape):
             raise RuntimeError(f"network output {tuple(logits.shape)} does not fit {len(self.method.names.values)} "

@@ -83,7 +83,7 @@ def body_box(volume: torch.Tensor) -> tuple[slice, slice, slice]:
     ends = torch.tensor([AIR_PERCENTILE / 100, BRIGHT_PERCENTILE / 100], device=image.device)
     low, high = (float(end) for end in torch.quantile(samples, ends))
     edges = [min(BODY_CUBE, size) for size in image.shape]
-    cubes = functional.avg_pool3d(image[None, None], edges, ceil_mode=True, count_include_pad=False)[0, 0]
+    cubes = _cube_means(image, edges)
     is_body = cubes > low + AIR_SHARE * (high - low)
     if high <= low or not is_body.any():
         return slice(0, image.shape[0]), slice(0, image.shape[1]), slice(0, image.shape[2])
@@ -93,6 +93,17 @@ def body_box(volume: torch.Tensor) -> tuple[slice, slice, slice]:
         first, last = int(occupied[0]) * edges[axis], (int(occupied[-1]) + 1) * edges[axis]
         ranges.append(slice(max(0, first - BODY_MARGIN), min(size, last + BODY_MARGIN)))
     return ranges[0], ranges[1], ranges[2]
+
+
+def _cube_means(image: torch.Tensor, edges: Sequence[int]) -> torch.Tensor:
+    """Returns the means of cubes of `edges` voxels of ``(x, y, z)``; those at the far end may be smaller."""
+    # Planes as they lie in memory, and as channels: torch pools a single channel in one thread.
+    order = sorted(range(3), key=image.stride, reverse=True)
+    planes = image.permute(order)[None]
+    depth, *inner = (edges[axis] for axis in order)
+    pooled = functional.avg_pool2d(planes, inner, ceil_mode=True, count_include_pad=False)
+    cubes = functional.avg_pool3d(pooled[None], [depth, 1, 1], ceil_mode=True, count_include_pad=False)[0, 0]
+    return cubes.permute([order.index(axis) for axis in range(3)])
 
 
 @lru_cache(maxsize=8)

@@ -36,6 +36,14 @@ def in_ras_order(array: NDArray[np.generic], affine: NDArray[np.float64]) -> NDA
     return np.asarray(nib.orientations.apply_orientation(array, nib.orientations.io_orientation(affine)))
 
 
+def voxel_in_ras_order(voxel: Sequence[int], shape: Sequence[int], affine: NDArray[np.float64]) -> Voxel:
+    """Returns where `in_ras_order` puts a voxel of an array of `shape`."""
+    moved = [0, 0, 0]
+    for at, size, (axis, way) in zip(voxel, shape, nib.orientations.io_orientation(affine), strict=True):
+        moved[int(axis)] = at if way > 0 else size - 1 - at
+    return moved[0], moved[1], moved[2]
+
+
 def spacing_in_ras_order(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     """Returns the spacing in millimetres of the axes that `in_ras_order` makes."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
