@@ -4,9 +4,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import RandScaleIntensityd
+from monai.engines import SupervisedTrainer
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from monai.transforms import RandAffined, RandScaleIntensityd
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
+from pipeline.engine.augmentation import BatchAugmentation
+from pipeline.engine.augmentation_intensity import IntensityAugmentation
+from pipeline.engine.augmentation_spatial import SpatialAugmentation
 from pipeline.engine.cache import CachedCase, CachedVolumes, read_cached_cases, write_manifest
 from pipeline.engine.patches import PatchDataset
 from pipeline.records.errors import InputError
@@ -36,7 +43,7 @@ def patches(folder: Path, **changes: Any) -> PatchDataset:
     return PatchDataset(read_cached_cases(folder, "train"), **{**arguments, **changes})
 
 
-def holds_label(patch: dict[str, torch.Tensor], value: int) -> bool:
+def holds_label(patch: dict[str, Any], value: int) -> bool:
     return bool((patch["label"] == value).any())
 
 
@@ -88,6 +95,87 @@ def test_2d_patches_drop_the_slice_axis(
     folder: Path, axis: int, size: tuple[int, ...], shape: tuple[int, ...]
 ) -> None:
     assert patches(folder, patch_size=size, slice_axis=axis)[0]["image"].shape == shape
+
+
+def test_a_larger_cut_has_the_patch_in_its_middle(folder: Path) -> None:
+    small, large = patches(folder), patches(folder, source_size=(14, 8, 18))
+    for i in range(20):
+        assert large[i]["image"].shape == large[i]["label"].shape == (1, 14, 8, 18)
+        assert torch.equal(large[i]["image"][:, 3:11, :, 5:13], small[i]["image"])
+        assert torch.equal(large[i]["label"][:, 3:11, :, 5:13], small[i]["label"])
+
+
+def test_a_cut_beyond_the_scan_goes_on_as_its_border(folder: Path) -> None:
+    # The scan itself in the middle, 2 voxels more before and behind it along x.
+    patch = patches(folder, patch_size=(20, 16, 12), source_size=(24, 16, 12))[0]
+    for outside, border in ((0, 2), (1, 2), (22, 21), (23, 21)):
+        assert torch.equal(patch["image"][:, outside], patch["image"][:, border])
+    assert patch["image"][0, 2, 0, 0] == 0
+    assert not patch["label"][:, :2].any()
+
+
+def test_a_patch_says_where_it_is_from(folder: Path) -> None:
+    dataset = patches(folder)
+    np.save(folder / "b.image.npy", np.full((20, 16, 12), -1, dtype=np.float32))
+    told_apart = patches(folder)
+    assert {dataset[i]["case"] for i in range(20)} == {"a", "b"}
+    assert [dataset[i]["position"] for i in (0, 7)] == [0, 7]
+    assert all((told_apart[i]["case"] == "b") == bool((told_apart[i]["image"] == -1).all()) for i in range(20))
+    loaded = next(iter(DataLoader(dataset, batch_size=3)))
+    assert loaded["position"].tolist() == [0, 1, 2]
+    assert loaded["case"] == [dataset[i]["case"] for i in range(3)]
+
+
+def test_with_monais_transforms_patches_have_their_final_size(folder: Path) -> None:
+    plain = patches(folder)
+    brighter = [RandScaleIntensityd("image", factors=0.5, prob=1.0)]
+    dataset = patches(folder, source_size=(14, 14, 14), transforms=brighter)
+    assert dataset[3]["image"].shape == (1, 8, 8, 8)
+    assert dataset[3]["position"] == 3
+    factor = dataset[3]["image"] / plain[3]["image"]
+    assert factor.std() < 1e-6
+    assert factor.mean() != 1
+
+
+def test_channels_are_cut_alike(folder: Path) -> None:
+    image = np.load(folder / "a.image.npy")
+    for name in ("a", "b"):
+        np.save(folder / f"{name}.image.npy", np.stack([image, image + 1]))
+    patch = patches(folder, source_size=(12, 12, 12))[0]
+    assert patch["image"].shape == (2, 12, 12, 12)
+    assert patch["label"].shape == (1, 12, 12, 12)
+    assert torch.equal(patch["image"][1], patch["image"][0] + 1)
+
+
+def test_a_changed_patch_leaves_the_case_as_it_was(folder: Path) -> None:
+    dataset = patches(folder, patch_size=(20, 16, 12))
+    before = dataset[0]["image"].clone()
+    dataset[0]["image"].zero_()
+    assert torch.equal(dataset[0]["image"], before)
+
+
+@pytest.mark.parametrize("is_monais", [False, True], ids=["batch augmentation", "MONAI's transforms"])
+@pytest.mark.parametrize("slice_axis", [None, 2])
+def test_a_trainer_takes_either_augmentation(folder: Path, is_monais: bool, slice_axis: int | None) -> None:
+    transforms = [RandAffined(["image", "label"], prob=1, rotate_range=0.2, mode=["bilinear", "nearest"])]
+    size = (8, 8, 8 if slice_axis is None else 1)
+    augmentation = BatchAugmentation(
+        seed=0, spatial=SpatialAugmentation(patch_size=size, slice_axis=slice_axis), intensity=IntensityAugmentation(),
+        is_on=not is_monais,
+    )
+    dataset = patches(folder, patch_size=size, slice_axis=slice_axis, source_size=augmentation.source_size,
+                      transforms=transforms if is_monais else [])
+    network = UNet(3 if slice_axis is None else 2, 1, 3, channels=(4, 8), strides=(2,))
+    seen: list[tuple[int, ...]] = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"), max_epochs=1, epoch_length=2, train_data_loader=DataLoader(dataset, batch_size=2),
+        network=network, optimizer=torch.optim.SGD(network.parameters(), lr=0.01), prepare_batch=augmentation,
+        loss_function=DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True),
+    )
+    trainer.run()
+    assert seen == [(2, 1, 8, 8, 8) if slice_axis is None else (2, 1, 8, 8)] * 2
+    assert trainer.state.output[0]["loss"] > 0
 
 
 def test_volumes_are_whole_validation_cases(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training patches: where they are cut, and what augmentation makes of them."""
+"""Training patches: where they are cut, and what MONAI's transforms make of them where those are asked for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,23 @@ from torch.utils.data import Dataset
 from pipeline.engine.cache import CachedCase
 
 
-class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+class PatchDataset(Dataset[dict[str, Any]]):
     """Patches of the cached training cases; patch number i is a pure function of the seed and i.
 
     So the order of workers, an interruption or a resumption cannot change what a network sees. A share of
     `foreground_fraction` of the patches is centred on a voxel of a label: first one of the labels that the case has,
     each with the same probability, then one of its voxels. A lesion of a few voxels is so seen as often as an organ.
+
+    Augmentation is one of two. Without `transforms`, patches are cut at `source_size`, and `BatchAugmentation` makes
+    batches of them on the device. With `transforms`, they are cut at `patch_size` and MONAI's own transforms are
+    applied to each; then `BatchAugmentation` must be off. One list in train.yaml decides both::
+
+        transforms: []  # MONAI's own, such as RandAffined, instead of `augmentation`
+        augmentation: {_target_: ...BatchAugmentation, is_on: "$not @transforms", ...}
+        dataset: {_target_: ...PatchDataset, source_size: $@augmentation.source_size, transforms: "@transforms", ...}
+
+    Each patch is a dictionary: `image` ``(c, x, y[, z])`` float32 and `label` ``(1, x, y[, z])`` uint8 class indices,
+    `position`, its number, and `case`, the id of the case it is cut from.
 
     Args:
         cases: the training cases; their arrays are held in memory.
@@ -26,64 +37,75 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         length: number of patches of the whole training.
         foreground_fraction: between 0 and 1.
         seed: of positions and augmentation.
-        transforms: MONAI dictionary transforms on `image` and `label`, ``(1, x, y[, z])`` float32 and uint8.
+        transforms: MONAI dictionary transforms on `image` and `label`.
+        source_size: voxels to cut about the patch's centre, as many more than `patch_size` on either side; None: none.
     """
 
     def __init__(
         self, cases: Sequence[CachedCase], *, patch_size: Sequence[int], slice_axis: int | None, length: int,
-        foreground_fraction: float, seed: int, transforms: Sequence[Any],
+        foreground_fraction: float, seed: int, transforms: Sequence[Any] = (),
+        source_size: Sequence[int] | None = None,
     ) -> None:
-        self.images = [case.image for case in cases]
-        self.labels = [case.label for case in cases]
+        self.names = [case.case_id for case in cases]
+        self.images = [_with_channel(case.image) for case in cases]
+        self.labels = [_with_channel(case.label) for case in cases]
         self.voxels_by_class = [_voxels_by_class(label) for label in self.labels]
-        self.patch_size = tuple(patch_size)
+        self.patch_size = np.array(patch_size)
+        self.cut_size = self.patch_size if transforms or source_size is None else np.array(source_size)
         self.slice_axis = slice_axis
         self.length = length
         self.foreground_fraction = foreground_fraction
         self.seed = seed
-        self.augment = Compose(transforms)
+        self.augment = Compose(transforms) if transforms else None
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, position: int) -> dict[str, Any]:
         rng = np.random.default_rng((self.seed, position))
         case = int(rng.integers(len(self.images)))
-        start = self._start(case, rng)
+        low = self._start(case, rng) - (self.cut_size - self.patch_size) // 2
         patch = {
             # Padded as the sliding windows of inference pad: beyond the scan, its border goes on.
-            "image": self._cut(self.images[case], start, {"mode": "edge"}),
-            "label": self._cut(self.labels[case], start, {"mode": "constant"}),
+            "image": self._cut(self.images[case], low, mode="edge"),
+            "label": self._cut(self.labels[case], low, mode="constant"),
         }
-        self.augment.set_random_state(seed=int(rng.integers(2**31)))
-        return self.augment(patch)  # type: ignore[no-any-return]
+        if self.augment is not None:
+            self.augment.set_random_state(seed=int(rng.integers(2**31)))
+            patch = self.augment(patch)
+        return {**patch, "position": int(position), "case": self.names[case]}
 
     def _start(self, case: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Returns the patch's lowest corner; it may lie outside a scan that is smaller than the patch."""
-        shape, size = np.array(self.images[case].shape), np.array(self.patch_size)
+        shape, size = np.array(self.labels[case].shape[1:]), self.patch_size
         slack = shape - size
         classes = self.voxels_by_class[case]
         if classes and rng.random() < self.foreground_fraction:
             voxels = classes[int(rng.integers(len(classes)))]
             flat = int(voxels[int(rng.integers(len(voxels)))])
-            centre = np.array(np.unravel_index(flat, self.images[case].shape))
+            centre = np.array(np.unravel_index(flat, shape))
             # Anywhere in the middle half of the patch, so that position alone does not give a label away.
             start = centre - size // 2 + rng.integers(-(size // 4), size // 4 + 1)
         else:
             start = rng.integers(np.minimum(slack, 0), np.maximum(slack, 0) + 1)
         return np.asarray(np.clip(start, np.minimum(slack, 0), np.maximum(slack, 0)))
 
-    def _cut(self, array: NDArray[Any], start: NDArray[np.int64], padding: dict[str, str]) -> torch.Tensor:
-        inside_low = np.maximum(start, 0)
-        inside_high = np.minimum(start + self.patch_size, array.shape)
-        part = array[tuple(slice(low, high) for low, high in zip(inside_low, inside_high, strict=True))]
-        if part.shape != self.patch_size:
-            before = inside_low - start
-            after = self.patch_size - before - part.shape
-            part = np.pad(part, list(zip(before, after, strict=True)), **padding)  # type: ignore[call-overload]
-        if self.slice_axis is not None:
-            part = part.squeeze(self.slice_axis)
-        return torch.from_numpy(np.ascontiguousarray(part[None]))
+    def _cut(self, array: NDArray[Any], low: NDArray[np.int64], *, mode: str) -> torch.Tensor:
+        """Returns the voxels of `array` ``(c, x, y, z)`` from the corner `low` on, padded by NumPy's `mode`."""
+        shape = np.array(array.shape[1:])
+        inside_low, inside_high = np.maximum(low, 0), np.minimum(low + self.cut_size, shape)
+        part = array[(slice(None), *map(slice, inside_low, inside_high))]
+        before, after = inside_low - low, low + self.cut_size - inside_high
+        if before.any() or after.any():
+            part = np.pad(part, [(0, 0), *zip(before, after, strict=True)], mode=mode)  # type: ignore[call-overload]
+        else:
+            part = part.copy()  # what is done to the patch must not be done to the case
+        return torch.from_numpy(part if self.slice_axis is None else part.squeeze(1 + self.slice_axis))
+
+
+def _with_channel(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns ``(c, x, y, z)``, of an array that may lack the channel axis."""
+    return array[None] if array.ndim == 3 else array
 
 
 def _voxels_by_class(label: NDArray[np.uint8]) -> list[NDArray[np.int32]]:
