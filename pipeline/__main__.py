@@ -9,12 +9,18 @@ from pipeline.records.errors import InputError, input_error_behind
 STAGES = {
     "audit": "check raw cases and split them by patient",
     "plan": "derive spacing, patch, network and intensities from the training cases",
+    "schedule": "time a few training steps and size the training to its budget",
     "preprocess": "cache the cases as arrays",
     "train": "train the bundle",
     "evaluate": "segment validation and test cases and score them",
     "report": "write the HTML report",
     "package": "write the trained bundle as a folder and a zip",
     "track": "complete the experiment's MLflow run",
+}
+# What a stage can be told besides its experiment.
+SWITCHES = {
+    "plan": {"explain": "say why each value is what it is; write nothing"},
+    "schedule": {"remeasure": "measure again although the plan has a schedule"},
 }
 COMMANDS = {
     "fetch": "bring a dataset into data/raw",
@@ -31,7 +37,10 @@ def main() -> int:
     phantom = subparsers.add_parser("phantom", help="make an embedded phantom dataset")
     phantom.add_argument("--dataset", required=True)
     for name, purpose in STAGES.items():
-        subparsers.add_parser(name, help=purpose).add_argument("--experiment", required=True)
+        subparser = subparsers.add_parser(name, help=purpose)
+        subparser.add_argument("--experiment", required=True)
+        for switch, effect in SWITCHES.get(name, {}).items():
+            subparser.add_argument(f"--{switch}", action="store_true", help=effect)
     # Commands bring their own arguments, so only the one that is called is imported.
     chosen = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     for name, purpose in COMMANDS.items():
@@ -44,7 +53,8 @@ def main() -> int:
             import_module(f"pipeline.commands.{arguments.name}").run(arguments)
         else:
             subject = arguments.dataset if arguments.name == "phantom" else arguments.experiment
-            import_module(f"pipeline.stages.{arguments.name}").run(subject)
+            switches = {switch: getattr(arguments, switch) for switch in SWITCHES.get(arguments.name, {})}
+            import_module(f"pipeline.stages.{arguments.name}").run(subject, **switches)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

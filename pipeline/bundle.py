@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 
-from pipeline.records.errors import InputError
 from pipeline.records.files import sha256_of_file, write_json, write_text
 from pipeline.records.plan import Plan, read_plan
 
@@ -26,24 +26,33 @@ def preprocessing_of(template: Path, *, plan: Path, keys: Sequence[str]) -> Comp
     return Compose(parser.get_parsed_content("preprocessing"))
 
 
-def assemble_bundle(template: Path, target: Path, *, plan: Path) -> None:
-    """Writes the untrained bundle: the template with the plan merged in, one self-contained config for each purpose.
+def network_of(plan: Plan) -> Any:
+    """Returns the network that a plan defines, a torch module with fresh weights on the CPU."""
+    return ConfigParser(asdict(plan)).get_parsed_content("network_def")
+
+
+def assemble_bundle(template: Path, target: Path, *, plan: Path, schedule: Path) -> None:
+    """Writes the untrained bundle: the template with plan and schedule merged in, one whole config for each purpose.
 
     The trained bundle then runs from `configs/inference.yaml` alone, wherever it is unpacked.
     """
     (target / "models").mkdir(parents=True, exist_ok=True)
     for purpose, names in CONFIGS.items():
-        write_text(target / "configs" / f"{purpose}.yaml", merged_config(template, names, plan=plan))
+        write_text(target / "configs" / f"{purpose}.yaml", merged_config(template, names, values=[plan, schedule]))
     shutil.copyfile(template / "configs/logging.conf", target / "configs/logging.conf")
     metadata = json.loads((template / "configs/metadata.json").read_text(encoding="utf-8"))
     write_json(target / "configs/metadata.json", planned_metadata(metadata, read_plan(plan)))
 
 
-def merged_config(template: Path, names: Sequence[str], *, plan: Path) -> str:
-    """Returns the template's configs and those of the plan's values that they refer to, as one YAML text."""
+def merged_config(template: Path, names: Sequence[str], *, values: Sequence[Path]) -> str:
+    """Returns the template's configs with those values of plan and schedule that they have keys for, as YAML.
+
+    Later values win: what the schedule found wins over what the plan leaves open.
+    """
     merged = ConfigParser.load_config_files([str(template / "configs" / name) for name in names])
-    values = yaml.safe_load(plan.read_text(encoding="utf-8"))
-    merged.update({key: value for key, value in values.items() if key in merged})
+    for path in values:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        merged.update({key: value for key, value in content.items() if key in merged})
     return yaml.safe_dump(merged, sort_keys=False, default_flow_style=None, width=120)
 
 
@@ -72,20 +81,21 @@ def _installed_versions(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
-    """Trains a bundle by its own `configs/train.yaml`; leaves the best weights with their SHA-256, and the last.
+    """Trains a bundle by its own `configs/train.yaml`; leaves the averaged weights with their SHA-256.
+
+    With `resume_file` among the overrides a training that was killed or stopped goes on where it was.
 
     Raises:
-        InputError: no validation ever improved on nothing, so that there are no best weights.
+        RuntimeError: from an InputError, ``nan-loss``: the loss was not finite.
+        SystemExit: SIGTERM or SIGINT stopped it; a checkpoint is written.
     """
     workflow = ConfigWorkflow(
         config_file=str(bundle_root / "configs/train.yaml"), bundle_root=str(bundle_root), **overrides
     )
     workflow.initialize()
-    workflow.run()
+    with workflow.parser.get_parsed_content("train#checkpoints").stopping_on_signals():
+        workflow.run()
     weights = bundle_root / "models" / WEIGHTS
-    if not weights.is_file():
-        raise InputError(weights, found="no weights", wanted="the best of the validations", reason="no-weights",
-                         remedy="let `validate_every` be at most `epochs` in bundle.yaml")
     write_text(weights.with_suffix(".pt.sha256"), f"{sha256_of_file(weights)}  {WEIGHTS}\n")
 
 

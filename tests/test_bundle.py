@@ -15,8 +15,10 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metad
 from pipeline.bundle import CONFIGS, assemble_bundle, preprocessing_of
 from pipeline.engine.topology import ARCHITECTURES
 from pipeline.records.index import Index
-from pipeline.records.plan import Plan, write_plan
+from pipeline.records.plan import OF_THE_SCHEDULE, Plan, write_plan
+from pipeline.records.schedule import Schedule, write_schedule
 from pipeline.stages.plan import Fingerprint, make_plan, read_overrides
+from pipeline.stages.schedule import fixed_schedule
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "bundles/segmentation"
@@ -30,8 +32,11 @@ def assembled(folder: Path, **overrides: Any) -> Path:
     statistics = {"low": -50.0, "high": 200.0, "mean": 60.0, "std": 40.0}
     fingerprint = Fingerprint(("a",), ((40, 36, 20),), ((1.5, 1.5, 3.0),), {"organ": 900, "lesion": 9}, (-990.0, 900.0),
                               statistics)
-    write_plan(folder / "plan.yaml", make_plan(fingerprint, index, name="liver_3d", overrides=overrides))
-    assemble_bundle(TEMPLATE, folder / "bundle", plan=folder / "plan.yaml")
+    plan, schedule = folder / "plan.yaml", folder / "schedule.yaml"
+    planned = make_plan(fingerprint, index, name="liver_3d", overrides={"iterations": 40, "epochs": 2} | overrides)
+    write_plan(plan, planned)
+    write_schedule(schedule, fixed_schedule(planned, "0" * 64, where=plan))
+    assemble_bundle(TEMPLATE, folder / "bundle", plan=plan, schedule=schedule)
     return folder / "bundle"
 
 
@@ -66,7 +71,8 @@ def test_no_key_is_written_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_value_of_the_plan_is_a_key_that_it_overlays() -> None:
     known = set(merged("train")) | set(merged("inference"))
-    assert {item.name for item in fields(Plan)} <= known
+    assert {item.name for item in fields(Plan)} - set(OF_THE_SCHEDULE) <= known
+    assert {item.name for item in fields(Schedule)} - {"measured", "plan_sha256"} <= known
 
 
 def test_every_experiment_overrides_only_what_a_plan_has() -> None:

@@ -41,7 +41,7 @@ class Project:
     def results(self) -> dict[str, str]:
         work = self.root / "work" / self.experiment
         files = [work / "metrics.json", work / "cases.csv", work / "history.csv", work / "bundle/models/model.pt",
-                 work / "bundle/models/model_last.pt", work / "plan.yaml", work / "index.json"]
+                 work / "plan.yaml", work / "index.json"]
         return {path.name: sha256_of_file(path) for path in files}
 
 

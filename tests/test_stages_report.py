@@ -59,6 +59,7 @@ def finish_experiment() -> None:
                for epoch in range(1, 5)]
     write_table(WORK / "history.csv", TrainingPoint, history)
     (WORK / "plan.yaml").write_text("spacing_mm: [1.0, 1.0, 2.0]\nslice_axis: null\nnetwork_def: {_target_: UNet}\n")
+    (WORK / "schedule.yaml").write_text("iterations: 40\nmeasured: null\n")
     finding = {"check": "not-finite", "severity": "error", "case_id": "x9", "file": "imagesTr/x9.nii.gz",
                "found": "3 voxels <nan>", "wanted": "finite values", "remedy": "export it again"}
     (WORK / "audit.json").write_text(json.dumps([finding]))

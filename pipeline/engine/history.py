@@ -1,24 +1,34 @@
-"""Training curves as a table that grows line by line."""
+"""Training curves as a table that grows line by line, the watch over the loss, and a bar for those who look on."""
 
 import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from tqdm import tqdm
 
 from pipeline.records.errors import InputError
+from pipeline.records.files import written_aside
 
 COLUMNS = ("iteration", "epoch", "train_loss", "validation_dice", "learning_rate")
 Publish = Callable[[dict[str, float], int], None]
+# Iterations between two readings of the loss on an accelerator: each makes the host wait for it.
+READ_EVERY = 10
 
 
 class History:
     """Ignite handler: one row of `history.csv` an epoch, and the same numbers to `publish` while training runs.
 
     `train_loss` is the mean over the epoch's iterations; `validation_dice` is empty in epochs without validation.
-    Attach it after the ValidationHandler, so that an epoch's validation is over when its row is written.
+    Attach it after the ValidationHandler, so that an epoch's validation is over when its row is written. The loss is
+    read in every iteration on a CPU and every `READ_EVERY` iterations elsewhere.
+
+    Raises:
+        InputError: ``nan-loss``, in the iteration that reads a loss that is not finite.
     """
 
     def __init__(
@@ -28,37 +38,114 @@ class History:
         self.evaluator = evaluator
         self.optimizer = optimizer
         self.publish = publish
-        self.losses: list[float] = []
-        self.validated_epoch = 0
+        self.rows: list[dict[str, float]] = []
+        self.losses: list[float] = []  # of the running epoch
+        # Iteration, ids of the cases in its batch, and its loss on the device.
+        self.unread: list[tuple[int, list[str], torch.Tensor]] = []
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with the trainer."""
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note_loss)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write_row)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._note_loss)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._add_row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the rows so far and the losses of the running epoch, all of them read and finite.
+
+        Raises:
+            InputError: ``nan-loss``.
+        """
+        self._read_losses()
+        return {"rows": [dict(row) for row in self.rows], "losses": list(self.losses)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned, into the table and the published curves as well."""
+        self.rows, self.losses, self.unread = list(state["rows"]), list(state["losses"]), []
+        self._write_table()
+        for row in self.rows:
+            self._publish(row)
+
+    def latest(self) -> dict[str, str]:
+        """Returns the last loss and validation Dice that are known, as text for a bar."""
+        dice = next((row["validation_dice"] for row in reversed(self.rows) if "validation_dice" in row), None)
+        loss = self.losses[-1] if self.losses else self.rows[-1]["train_loss"] if self.rows else None
+        known = {"loss": loss, "Dice": dice}
+        return {name: f"{value:.4f}" for name, value in known.items() if value is not None}
 
     def _start(self, _: Engine) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerow(COLUMNS)
+        self._write_table()
 
     def _note_loss(self, engine: Engine) -> None:
-        self.losses.append(float(engine.state.output[0]["loss"]))
+        # Before the backward pass: weights that a loss of NaN would spoil are not touched yet on a CPU.
+        loss, iteration = engine.state.output["loss"].detach(), engine.state.iteration
+        self.unread.append((iteration, list(engine.state.batch["case"]), loss))
+        is_last = iteration % engine.state.epoch_length == 0  # validation would run on spoilt weights
+        if loss.device.type == "cpu" or len(self.unread) >= READ_EVERY or is_last:
+            self._read_losses()
 
-    def _write_row(self, engine: Engine) -> None:
-        row = {"train_loss": sum(self.losses) / len(self.losses), "learning_rate": self.optimizer.param_groups[0]["lr"]}
-        self.losses = []
-        if not math.isfinite(row["train_loss"]):
-            raise InputError("training", found=f"loss {row['train_loss']} in epoch {engine.state.epoch}",
-                             wanted="a finite loss", remedy="lower `learning_rate` in bundle.yaml", reason="nan-loss")
-        # The evaluator's epoch counts trainer epochs when validation ran in this one.
-        if self.evaluator.state.epoch == engine.state.epoch and self.validated_epoch != engine.state.epoch:
-            self.validated_epoch = engine.state.epoch
+    def _read_losses(self) -> None:
+        if not self.unread:
+            return
+        values = torch.stack([loss for _, _, loss in self.unread]).tolist()
+        for (iteration, cases, _), value in zip(self.unread, values, strict=True):
+            if not math.isfinite(value):
+                names = ", ".join(sorted(set(cases)))
+                raise InputError("training", found=f"loss {value} in iteration {iteration}, on patches of {names}",
+                                 wanted="a finite loss", reason="nan-loss",
+                                 remedy="look at these cases, or lower `learning_rate` in bundle.yaml")
+        self.losses += values
+        self.unread = []
+
+    def _add_row(self, engine: Engine) -> None:
+        state, train_loss = engine.state, sum(self.losses) / len(self.losses)
+        row = {"iteration": state.iteration, "epoch": state.epoch, "train_loss": train_loss,
+               "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        # The evaluator's epoch is the trainer's where validation ran in this one.
+        if self.evaluator.state.epoch == state.epoch:
             row["validation_dice"] = float(self.evaluator.state.metrics["validation_dice"])
-        with self.path.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            values = {**row, "iteration": engine.state.iteration, "epoch": engine.state.epoch}
-            writer.writerow([values.get(column, "") for column in COLUMNS])
-        self.publish(row, engine.state.iteration)
+        self.losses = []
+        self.rows.append(row)
+        self._write_table()
+        self._publish(row)
         dice = f", validation Dice {row['validation_dice']:.4f}" if "validation_dice" in row else ""
-        print(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: loss {row['train_loss']:.4f}{dice}", flush=True)
+        with tqdm.external_write_mode():  # around a bar, where there is one
+            print(f"epoch {state.epoch}/{state.max_epochs}: loss {train_loss:.4f}{dice}", flush=True)
+
+    def _write_table(self) -> None:
+        with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _publish(self, row: dict[str, float]) -> None:
+        values = {name: value for name, value in row.items() if name not in ("iteration", "epoch")}
+        self.publish(values, int(row["iteration"]))
+
+
+class ProgressBar:
+    """Ignite handler: on a terminal, a bar over all iterations with the loss, the last validation Dice, the time left.
+
+    Elsewhere it shows nothing.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.bar: tqdm[Any] | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with the trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        for event in (Events.COMPLETED, Events.TERMINATE):
+            engine.add_event_handler(event, self._close)
+
+    def _advance(self, engine: Engine) -> None:
+        if self.bar is None:
+            total = engine.state.max_epochs * engine.state.epoch_length
+            # From where a resumed training goes on, so that the time left is that of the rest.
+            self.bar = tqdm(total=total, initial=engine.state.iteration - 1, disable=None, dynamic_ncols=True)
+        self.bar.set_postfix(self.history.latest(), refresh=False)
+        self.bar.update()
+
+    def _close(self, _: Engine) -> None:
+        if self.bar is not None:
+            self.bar.close()

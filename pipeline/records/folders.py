@@ -19,6 +19,7 @@ class ExperimentFolders:
         self.audit_report = self.work / "audit.md"
         self.fingerprint = self.work / "fingerprint.json"
         self.plan = self.work / "plan.yaml"
+        self.schedule = self.work / "schedule.yaml"
         self.cache = self.work / "cache"
         self.bundle = self.work / "bundle"
         self.history = self.work / "history.csv"
@@ -28,3 +29,5 @@ class ExperimentFolders:
         self.metrics = self.work / "metrics.json"
         self.plots = self.work / "plots"
         self.tracked_run = self.work / "mlflow_run.json"
+        # Beside the outputs of the stages: DVC removes those before a stage runs again.
+        self.resume = Path("work/.resume") / experiment

@@ -1,24 +1,26 @@
 """The plan: what the training cases imply for network, patch, intensities and length of training.
 
-`plan.yaml` is merged over the template bundle's configs, so every field here is a key that those configs refer to.
+`plan.yaml` is merged over the template bundle's configs, so every field here but `OF_THE_SCHEDULE` is a key that those
+configs refer to.
 """
 
+import re
 from dataclasses import asdict, dataclass, fields
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline.records.commented_yaml import commented_yaml, plain
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
 from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
-# Why each value is what it is: written above its line, for the people who read the plan before they override it.
+# What each value means: written above its line, for the people who read the plan before they override it.
 COMMENTS = {
     "spatial_dims": "3: volumes. 2: slices (or 2D images).",
     "slice_axis": "Axis of the RAS volume that a 2D network steps along; null for 3D.",
-    "spacing_mm": "Voxel spacing that the network sees, x y z in RAS; -1 keeps a scan's own (2D: across slices).",
+    "spacing_mm": "Voxel spacing that the network sees, x y z in RAS; -1 keeps a scan's own (2D: across slices). "
+                  "Images are resampled linearly, labels to the nearest voxel.",
     "patch_size": "Voxels the network sees at once, x y z.",
     "model_name": "What DICOM outputs call the model.",
     "intensity": "ct: clip to foreground percentiles of the training cases, then z-score. z-score: per scan.",
@@ -27,10 +29,15 @@ COMMENTS = {
     "labels": "Names and values of the label maps that this model learns and writes.",
     "codes": "For DICOM, by label name: {category, type, modifier}, each [value, scheme, meaning]; {} looks names up.",
     "network_def": "The network, as MONAI instantiates it.",
-    "batch_size": "Patches per iteration.",
-    "iterations": "Optimiser steps; epochs only say how often the curves get a point.",
+    "batch_size": "Patches per optimiser step.",
+    "memory_gib": "Memory that training may take, its cases aside; the schedule checks it on the device at hand.",
+    "budget": "How long training may take (s, min or h); null where `iterations` are set.",
+    "iterations": "Optimiser steps; epochs only say how often the curves get a point. null: as the budget allows.",
+    "epochs": "Points of the curves; null: the schedule chooses, as it does the two below.",
     "validate_every": "Epochs between two validations.",
+    "precision": "float32, bfloat16 or float16 convolutions; null: the fastest that is safe.",
     "learning_rate": "Peak of the warm-up and cosine schedule.",
+    "ema_momentum": "Share of each step's weights in the running average that is validated and kept.",
     "foreground_fraction": "Share of patches centred on a voxel of a label, each present label equally often.",
     "class_weights": "Of background and each label in the loss: the rarer, the heavier, because a miss costs more.",
     "rotation_rad": "Largest rotation of the augmentation about x, y, z (2D: the first counts).",
@@ -38,6 +45,11 @@ COMMENTS = {
 }
 # Fields that YAML gives back as lists.
 TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad")
+# Fields that only the schedule stage reads.
+OF_THE_SCHEDULE = ("memory_gib", "budget")
+PRECISIONS = ("float32", "bfloat16", "float16")
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+LIBRARIES_GIB = 1.0  # what torch and MONAI take before the first patch
 
 
 @dataclass(frozen=True)
@@ -56,14 +68,38 @@ class Plan:
     codes: dict[str, Any]
     network_def: dict[str, Any]
     batch_size: int
-    iterations: int
-    epochs: int
-    validate_every: int
+    memory_gib: float
+    budget: str | None
+    iterations: int | None
+    epochs: int | None
+    validate_every: int | None
+    precision: str | None
     learning_rate: float
+    ema_momentum: float
     foreground_fraction: float
     class_weights: tuple[float, ...]
     rotation_rad: tuple[float, float, float]
     seed: int
+
+    @property
+    def patch_shape(self) -> tuple[int, ...]:
+        """What the network gets of one patch: channels, then its own spatial axes."""
+        spatial = (size for axis, size in enumerate(self.patch_size) if axis != self.slice_axis)
+        return int(self.network_def.get("in_channels", 1)), *spatial
+
+
+def budget_seconds(budget: Any, where: Path) -> float:
+    """Returns the seconds of a time such as `15 min`, `2 h` or `90 s`.
+
+    Raises:
+        InputError: ``invalid-budget``: it is no such time, or none at all.
+    """
+    found = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*({'|'.join(SECONDS)})\s*", budget) if isinstance(budget, str) else None
+    seconds = float(found[1]) * SECONDS[found[2]] if found else 0.0
+    if seconds == 0:
+        raise InputError(where, found=f"`budget: {budget}`", wanted="a time such as `15 min`, `2 h` or `90 s`",
+                         remedy="write a number and its unit", reason="invalid-budget")
+    return seconds
 
 
 def check_plan(plan: Plan, where: Path, *, labels: dict[str, int]) -> None:
@@ -72,55 +108,71 @@ def check_plan(plan: Plan, where: Path, *, labels: dict[str, int]) -> None:
     Raises:
         InputError: a value in `where` does not fit the others.
     """
+    claims = _geometry_claims(plan) | _length_claims(plan) | _data_claims(plan, labels)
+    for key, (holds, wanted) in claims.items():
+        if not holds:
+            raise InputError(where, found=f"`{key}: {plain(getattr(plan, key))}`", wanted=wanted,
+                             remedy="correct it, or remove the line to have it planned", reason="invalid-plan")
+
+
+def _geometry_claims(plan: Plan) -> dict[str, tuple[bool, str]]:
     strides = plan.network_def.get("strides", [])
     in_plane = [axis for axis in range(3) if axis != plan.slice_axis]
     multiples = [prod(stride[i] for stride in strides) for i in range(len(in_plane))]
-    claims = {
+    return {
         "spacing_mm": (len(plan.spacing_mm) == 3, "three numbers, x y z in RAS"),
         "patch_size": (
             len(plan.patch_size) == 3
             and all(plan.patch_size[axis] % multiple == 0 for axis, multiple in zip(in_plane, multiples, strict=True)),
             f"three numbers, x y z, multiples of {multiples} over the network's axes",
         ),
+        "batch_size": (is_count(plan.batch_size), "1 or more"),
+    }
+
+
+def _length_claims(plan: Plan) -> dict[str, tuple[bool, str]]:
+    claims = {"precision": (plan.precision in (None, *PRECISIONS), f"one of {', '.join(PRECISIONS)}")}
+    if plan.iterations is None:
+        free = {"epochs": plan.epochs, "validate_every": plan.validate_every}
+        return claims | {key: (value is None or is_count(value), "1 or more") for key, value in free.items()}
+    epochs, every = plan.epochs or 0, plan.validate_every or 0
+    return claims | {
+        "epochs": (1 <= epochs <= plan.iterations, f"1 to the {plan.iterations} iterations"),
+        "validate_every": (1 <= every <= epochs, f"1 to the {epochs} epochs"),
+    }
+
+
+def _data_claims(plan: Plan, labels: dict[str, int]) -> dict[str, tuple[bool, str]]:
+    return {
         "labels": (plan.labels == labels, f"the dataset's own, {labels}"),
         "class_weights": (len(plan.class_weights) == len(labels) + 1, f"{len(labels) + 1} numbers"),
-        "epochs": (1 <= plan.epochs <= plan.iterations, f"1 to the {plan.iterations} iterations"),
-        "validate_every": (1 <= plan.validate_every <= plan.epochs, f"1 to the {plan.epochs} epochs"),
+        "ema_momentum": (0 < plan.ema_momentum <= 1, "more than 0, and 1 at most"),
     }
-    for key, (holds, wanted) in claims.items():
-        if not holds:
-            raise InputError(where, found=f"`{key}: {_plain(getattr(plan, key))}`", wanted=wanted,
-                             remedy="correct it, or remove the line to have it planned", reason="invalid-plan")
+
+
+def is_count(value: Any) -> bool:
+    """Returns whether the value is a whole number, 1 or more."""
+    return isinstance(value, int) and value >= 1
 
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Writes the plan as commented YAML, the same bytes for the same plan."""
-    lines = ["# Derived by `python -m pipeline plan`; override any value in configs/<experiment>/bundle.yaml."]
-    for key, value in asdict(plan).items():
-        if key in COMMENTS:
-            lines.append(f"# {COMMENTS[key]}")
-        # None: lists of scalars on one line; False: a scalar stays `key: value`.
-        style = None if isinstance(value, (dict, list, tuple)) else False
-        text = yaml.safe_dump({key: _plain(value)}, default_flow_style=style, sort_keys=False, width=110)
-        lines.append(text.rstrip())
-    write_text(path, "\n".join(lines) + "\n")
+    heading = ("Derived by `python -m pipeline plan` (--explain says why); override any value in "
+               "configs/<experiment>/bundle.yaml.")
+    write_text(path, commented_yaml(heading, asdict(plan), COMMENTS))
 
 
 def read_plan(path: Path) -> Plan:
     """Reads a plan that `write_plan` wrote.
 
     Raises:
-        InputError: the file is missing, or has keys that no plan has.
+        InputError: the file is missing, has keys that no plan has, or lacks one.
     """
     content = read_yaml(path)
-    refuse_unknown_keys(set(content), {item.name for item in fields(Plan)}, path)
+    known = {item.name for item in fields(Plan)}
+    refuse_unknown_keys(set(content), known, path)
+    for key in sorted(known - set(content)):
+        raise InputError(path, found=f"no `{key}`", wanted="every value of a plan", reason="missing-key",
+                         remedy="run `python -m pipeline plan --experiment NAME`")
     tuples = {key: tuple(content[key]) for key in TUPLES if content[key] is not None}
     return Plan(**{**content, **tuples})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value

@@ -23,7 +23,9 @@ def run(experiment: str) -> None:
     folders = ExperimentFolders(experiment)
     index = read_index(folders.index)
     metrics = json.loads(folders.metrics.read_text(encoding="utf-8"))
-    plan = yaml.safe_load(folders.plan.read_text(encoding="utf-8"))
+    # What the plan leaves to the schedule stands there.
+    plan = {name: value for path in (folders.plan, folders.schedule)
+            for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
     with folder_written_aside(folders.model) as aside:
         shutil.copytree(folders.bundle, aside, dirs_exist_ok=True)
         shutil.copyfile(TEMPLATE / "LICENSE", aside / "LICENSE")
@@ -31,6 +33,7 @@ def run(experiment: str) -> None:
         write_text(aside / "docs/README.md", usage + model_card(experiment, index, plan, metrics))
         write_text(aside / "docs/data_license.txt", f"{index.dataset}: {index.licence}\n")
         shutil.copyfile(folders.plan, aside / "docs/plan.yaml")
+        shutil.copyfile(folders.schedule, aside / "docs/schedule.yaml")
         shutil.copyfile(folders.metrics, aside / "docs/metrics.json")
         write_json(aside / "docs/provenance.json", _provenance(experiment, index))
         write_text(aside / "checksums.sha256", _checksums(aside))

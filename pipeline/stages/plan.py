@@ -1,139 +1,229 @@
 """index, configs -> work/<exp>/fingerprint.json and plan.yaml: what the training cases imply for the model."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.engine.topology import batch_size_for, network_definition, plan_topology
-from pipeline.imaging.intensities import robust_range
-from pipeline.imaging.nifti import read_nifti
+from pipeline.engine.fingerprint import Fingerprint, take_fingerprint
+from pipeline.engine.topology import (
+    ARCHITECTURES,
+    FEWEST_VOXELS,
+    PATCH_VOXELS,
+    SMALLEST_BATCH,
+    WIDTH,
+    Topology,
+    batch_size_for,
+    memory_of_patch_gib,
+    network_definition,
+    plan_topology,
+    why_network,
+)
+from pipeline.records.decisions import Decision, Decisions
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_json
 from pipeline.records.folders import ExperimentFolders
-from pipeline.records.index import Index, IndexedCase, read_index
-from pipeline.records.plan import TUPLES, Plan, check_plan, write_plan
+from pipeline.records.index import Index, read_index
+from pipeline.records.plan import LIBRARIES_GIB, TUPLES, Plan, budget_seconds, check_plan, is_count, write_plan
 from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 SHARPER_PERCENTILE = 25
 ANISOTROPY = 3.0  # nnU-Net's threshold between the coarsest and the other axes
-FOREGROUND_SAMPLES = 10_000  # voxels a case: enough for percentiles, the same weight for every case
-CLIP_PERCENTILES = (0.5, 99.5)
+RARE_SHARE = 0.01  # of the voxels
 ROTATION_RAD = 0.26  # 15 degrees
+# What bundle.yaml may set besides the plan's own values: they decide several of these at once.
+CHOICES = ("preset", "architecture", "width")
 
 
 @dataclass(frozen=True)
-class Fingerprint:
-    """Typical geometry of the training cases in RAS axis order, and CT intensities inside the labels.
+class Preset:
+    """How long to train, and how many features the first level of a 2D and of a 3D network has."""
 
-    `shapes` are voxels as scanned, `spacings_mm` millimetres; `label_voxels` are counts by label name, over all cases.
-    `intensity_range` spans the robust ranges of all training scans; it and `foreground` are None unless the modality is
-    CT, whose numbers alone have a unit.
-    """
-
-    cases: tuple[str, ...]
-    shapes: tuple[tuple[int, int, int], ...]
-    spacings_mm: tuple[tuple[float, float, float], ...]
-    label_voxels: dict[str, int]
-    intensity_range: tuple[float, float] | None
-    foreground: dict[str, float] | None
+    budget: str
+    width: dict[int, int]
 
 
-def run(experiment: str) -> None:
-    """Writes fingerprint and plan of one experiment."""
+# A wider network needs longer to pay; that four hours are long enough is not measured yet.
+PRESETS = {
+    "quick": Preset("5 min", WIDTH),
+    "standard": Preset("30 min", WIDTH),
+    "thorough": Preset("4 h", {dims: 2 * width for dims, width in WIDTH.items()}),
+}
+
+
+def run(experiment: str, *, explain: bool = False) -> None:
+    """Writes fingerprint and plan of one experiment; with `explain` prints why each value is so, and writes nothing."""
     folders = ExperimentFolders(experiment)
     index = read_index(folders.index)
-    fingerprint = take_fingerprint(index)
-    write_json(folders.fingerprint, asdict(fingerprint))
     path = folders.configs / "bundle.yaml"
-    plan = make_plan(fingerprint, index, name=experiment, overrides=read_overrides(path))
+    overrides = read_overrides(path)
+    fingerprint = take_fingerprint(index)
+    decisions = decide(fingerprint, index, name=experiment, overrides=overrides)
+    plan = plan_of(decisions)
     check_plan(plan, path, labels=index.labels)
+    if explain:
+        print("\n".join(decisions.lines()))
+        return
+    write_json(folders.fingerprint, asdict(fingerprint))
     write_plan(folders.plan, plan)
-    print(f"plan: patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}, "
-          f"{plan.iterations} iterations, {plan.network_def['_target_']}")
-
-
-def take_fingerprint(index: Index) -> Fingerprint:
-    """Returns the fingerprint of the index's training cases."""
-    cases = index.in_split("train")
-    orders = [_ras_order(case.orientation) for case in cases]
-    intensity_range, foreground = _ct_intensities(Path(index.root), cases) if index.modality == "CT" else (None, None)
-    return Fingerprint(
-        cases=tuple(case.case_id for case in cases),
-        shapes=tuple(_reorder(case.shape, order) for case, order in zip(cases, orders, strict=True)),
-        spacings_mm=tuple(_reorder(case.spacing_mm, order) for case, order in zip(cases, orders, strict=True)),
-        label_voxels={name: sum(case.label_voxels[name] for case in cases) for name in index.labels},
-        intensity_range=intensity_range,
-        foreground=foreground,
-    )
+    length = f"{plan.iterations} iterations" if plan.budget is None else f"a budget of {plan.budget}"
+    print(f"plan: patch {plan.patch_size} at {plan.spacing_mm} mm, batch {plan.batch_size}, {length}, "
+          f"{plan.network_def['_target_']}")
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """Reads `bundle.yaml`: any field of the plan, and `architecture`.
+    """Reads `bundle.yaml`: any field of the plan, and those of `CHOICES`.
 
     Raises:
-        InputError: a key is neither.
+        InputError: a key is neither, a choice does not exist, or both a budget and iterations are given.
     """
     overrides = read_yaml(path)
-    refuse_unknown_keys(set(overrides), {item.name for item in fields(Plan)} | {"architecture"}, path)
+    refuse_unknown_keys(set(overrides), {item.name for item in fields(Plan)} | set(CHOICES), path)
+    if "budget" in overrides and "iterations" in overrides:
+        both = f"both `budget: {overrides['budget']}` and `iterations: {overrides['iterations']}`"
+        raise InputError(path, found=both, wanted="one of them: how long it may train, or how many steps",
+                         remedy="remove the other", reason="two-lengths")
+    if "budget" in overrides:
+        budget_seconds(overrides["budget"], path)
+    claims: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "spatial_dims": (lambda value: value in (2, 3), "2 or 3"),
+        "preset": (lambda value: value in PRESETS, f"one of {', '.join(PRESETS)}"),
+        "architecture": (lambda value: value in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
+        "width": (is_count, "a whole number, 1 or more"),
+        "iterations": (is_count, "a whole number, 1 or more"),
+        "memory_gib": (lambda value: isinstance(value, (int, float)) and value > LIBRARIES_GIB,
+                       f"more than {LIBRARIES_GIB:g}, which the libraries alone take"),
+    }
+    for key, (holds, wanted) in claims.items():
+        if key in overrides and not holds(overrides[key]):
+            raise InputError(path, found=f"`{key}: {overrides[key]}`", wanted=wanted,
+                             remedy="correct it, or remove the line for the default", reason="invalid-value")
     return overrides
 
 
 def make_plan(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict[str, Any]) -> Plan:
-    """Returns the plan that the fingerprint implies; what `overrides` gives is taken and the rest derived from it.
+    """Returns the plan that `decide` comes to."""
+    return plan_of(decide(fingerprint, index, name=name, overrides=overrides))
+
+
+def plan_of(decisions: Decisions) -> Plan:
+    """Returns the decisions that are values of a plan as one."""
+    return Plan(**{item.name: decisions.made[item.name].value for item in fields(Plan)})
+
+
+def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict[str, Any]) -> Decisions:
+    """Returns what the fingerprint implies and why; what `overrides` gives is taken and the rest derived from it.
 
     Args:
         fingerprint: of the training cases.
         index: their index.
         name: of the model.
-        overrides: any field of the plan, and `architecture`.
+        overrides: as `read_overrides` returns them.
     """
-    chosen = dict(overrides)
-    architecture = chosen.pop("architecture", "UNet")
-    dims = chosen.setdefault("spatial_dims", 3)
-    if dims not in (2, 3):
-        raise InputError("bundle.yaml", found=f"spatial_dims {dims}", wanted="2 or 3", remedy="choose one",
-                         reason="invalid-value")
-    spacing = typical_spacing_mm(fingerprint)
-    axis = chosen.setdefault("slice_axis", typical_slice_axis(fingerprint) if dims == 2 else None)
-    spacing = tuple(-1.0 if i == axis else step for i, step in enumerate(spacing))  # type: ignore[assignment]
-    spacing = tuple(chosen.setdefault("spacing_mm", spacing))
+    given = {key: tuple(value) if key in TUPLES and value is not None else value for key, value in overrides.items()}
+    decisions = Decisions(given, "bundle.yaml")
+    preset = decisions.make("preset", "standard", "the default")
+    _decide_length(decisions, preset)
+    _decide_grid(decisions, fingerprint)
+    _decide_network(decisions, fingerprint, preset=preset, classes=len(index.labels) + 1)
+    labels = dict(sorted(index.labels.items(), key=lambda item: item[1]))
+    _decide_meaning(decisions, fingerprint, index, name=name, labels=labels)
+    _decide_recipe(decisions, fingerprint, labels=list(labels))
+    return decisions
+
+
+def _decide_length(decisions: Decisions, preset: str) -> None:
+    if "iterations" in decisions.given:
+        decisions.make("budget", None, "`iterations` are set")
+        iterations = decisions.make("iterations", None, "")
+        epochs = decisions.make("epochs", min(50, iterations), "50 points make a curve")
+        decisions.make("validate_every", min(5, epochs), "ten validations show where it goes, at little cost")
+        decisions.make("precision", "float32", "`iterations` are set: nothing is timed, and float32 runs everywhere")
+        return
+    decisions.make("budget", PRESETS[preset].budget, f"preset {preset}")
+    decisions.make("iterations", None, "the schedule stage counts how many the budget holds on the device at hand")
+    for key in ("epochs", "validate_every"):
+        decisions.make(key, None, "the schedule stage, from the iterations")
+    decisions.make("precision", None, "the schedule stage times what the device offers and is safe")
+
+
+def _decide_grid(decisions: Decisions, fingerprint: Fingerprint) -> None:
+    dims = decisions.make("spatial_dims", 3, "the default: whole volumes")
+    volumes = Decision(None, "a 3D network takes whole volumes")
+    axis = decisions.take("slice_axis", typical_slice_axis(fingerprint) if dims == 2 else volumes)
+    typical = typical_spacing_mm(fingerprint)
+    why = typical.why if axis is None else f"{typical.why}; across slices each scan keeps its own"
+    decisions.make("spacing_mm", tuple(-1.0 if i == axis else step for i, step in enumerate(typical.value)), why)
+
+
+def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: str, classes: int) -> None:
+    made = decisions.made
+    dims, axis, spacing = (made[key].value for key in ("spatial_dims", "slice_axis", "spacing_mm"))
+    architecture = decisions.make("architecture", "UNet", "the default: the most accuracy for its time on two cores")
+    width = decisions.make("width", PRESETS[preset].width[dims], f"preset {preset}, in {dims}D")
+    memory_gib = decisions.make("memory_gib", 8.0, "a third of 24 GiB: the cases, validation and the system need room")
     in_plane = [i for i in range(3) if i != axis]
     shape = _shape_at(fingerprint, spacing)
-    topology = plan_topology(tuple(shape[i] for i in in_plane), tuple(spacing[i] for i in in_plane),
-                             architecture=architecture)
+    topology = _fitting_topology(
+        tuple(shape[i] for i in in_plane), tuple(spacing[i] for i in in_plane), architecture=architecture, width=width,
+        classes=classes, memory_gib=memory_gib - LIBRARIES_GIB,
+    )
     planned = dict(zip(in_plane, topology.patch_size, strict=True))
-    patch = tuple(chosen.setdefault("patch_size", tuple(planned.get(i, 1) for i in range(3))))
-    labels = dict(sorted(index.labels.items(), key=lambda item: item[1]))
-    defaults = {
-        "model_name": name,
-        "intensity": _intensity_scheme(fingerprint),
-        "intensity_range": fingerprint.intensity_range,
-        "modality": index.modality,
-        "labels": labels,
-        "codes": {},
-        "network_def": {
-            **network_definition(architecture, topology, spatial_dims=dims, out_channels=len(index.labels) + 1),
-            "spatial_dims": "@spatial_dims",  # one fact, one place
-        },
-        "batch_size": batch_size_for(patch),
-        "iterations": 3000,
-        "epochs": 50,
-        "validate_every": 5,
-        "learning_rate": 0.002,
-        "foreground_fraction": 0.75,
-        "class_weights": class_weights(fingerprint, list(labels)),
-        "rotation_rad": _rotation_rad(spacing),
-        "seed": 0,
-    }
-    merged = {**defaults, **chosen}
-    tuples = {key: tuple(merged[key]) for key in TUPLES if merged[key] is not None}
-    return Plan(**{**merged, **tuples})
+    patch = decisions.make("patch_size", tuple(planned.get(i, 1) for i in range(3)), topology.why_patch)
+    definition = network_definition(architecture, topology, spatial_dims=dims, out_channels=classes, width=width)
+    # One fact, one place.
+    decisions.make("network_def", {**definition, "spatial_dims": "@spatial_dims"}, why_network(architecture, topology))
+    patch_gib = memory_of_patch_gib(architecture, topology, patch_size=patch, width=width, out_channels=classes)
+    decisions.take("batch_size", batch_size_for(patch, patch_gib=patch_gib, memory_gib=memory_gib - LIBRARIES_GIB))
 
 
-def typical_spacing_mm(fingerprint: Fingerprint) -> tuple[float, float, float]:
+def _fitting_topology(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], *, architecture: str, width: int, classes: int,
+    memory_gib: float,
+) -> Topology:
+    """Returns the usual topology, or one of a smaller patch of which the smallest batch fits into the memory."""
+    usual = voxels = PATCH_VOXELS[len(shape)]
+    while True:
+        topology = plan_topology(shape, spacing_mm, architecture=architecture, patch_voxels=voxels)
+        patch_gib = memory_of_patch_gib(architecture, topology, patch_size=topology.patch_size, width=width,
+                                        out_channels=classes)
+        if SMALLEST_BATCH * patch_gib <= memory_gib or voxels <= FEWEST_VOXELS:
+            break
+        voxels //= 2
+    if voxels == usual:
+        return topology
+    return replace(topology, why_patch=f"{topology.why_patch}; of {usual} voxels `memory_gib` has no room for two")
+
+
+def _decide_meaning(
+    decisions: Decisions, fingerprint: Fingerprint, index: Index, *, name: str, labels: dict[str, int]
+) -> None:
+    decisions.make("model_name", name, "the experiment's name")
+    foreground, count = fingerprint.foreground, len(fingerprint.cases)
+    if foreground is None:
+        decisions.make("intensity", {"scheme": "z-score"}, f"{index.modality} intensities have no unit")
+    else:
+        decisions.make("intensity", {"scheme": "ct", **foreground},
+                       f"CT: percentiles 0.5 and 99.5, mean and deviation inside the labels of {count} training cases")
+    decisions.make("intensity_range", fingerprint.intensity_range,
+                   f"the robust range of {count} training cases" if foreground else "only CT intensities have a unit")
+    decisions.make("modality", index.modality, "the dataset's")
+    decisions.make("labels", labels, "the dataset's")
+    decisions.make("codes", {}, "DICOM outputs look the names up")
+
+
+def _decide_recipe(decisions: Decisions, fingerprint: Fingerprint, *, labels: list[str]) -> None:
+    decisions.make("learning_rate", 0.002, "the recipe's, for any data")
+    decisions.make("ema_momentum", 0.002, "the recipe's: the average spans about the last 500 steps of a long training")
+    decisions.make("foreground_fraction", 0.75, "the recipe's: rare labels are seen as often as large ones")
+    decisions.take("class_weights", class_weights(fingerprint, labels))
+    decisions.take("rotation_rad", _rotation_rad(decisions.made["spacing_mm"].value))
+    decisions.make("seed", 0, "any number will do")
+
+
+def typical_spacing_mm(fingerprint: Fingerprint) -> Decision:
     """Returns the spacing of the sharper scans: the first quartile, axis by axis.
 
     The median would blur half of the scans, and with them what is a few voxels large; a finer grid costs time alone.
@@ -141,32 +231,40 @@ def typical_spacing_mm(fingerprint: Fingerprint) -> tuple[float, float, float]:
     """
     spacings, shapes = np.array(fingerprint.spacings_mm), np.array(fingerprint.shapes)
     typical, sizes = np.percentile(spacings, SHARPER_PERCENTILE, axis=0), np.median(shapes, axis=0)
+    ends = " to ".join(str(_rounded(end)) for end in (spacings.min(axis=0), spacings.max(axis=0)))
+    why = f"the sharper quarter's limit, axis by axis, of {len(spacings)} training cases with {ends} mm"
     coarsest = int(np.argmax(typical))
     others = [axis for axis in range(3) if axis != coarsest]
     is_anisotropic = typical[coarsest] > ANISOTROPY * typical[others].max()
     if is_anisotropic and 1 < sizes[coarsest] * ANISOTROPY < sizes[others].min():
         typical[coarsest] = max(np.percentile(spacings[:, coarsest], 10), typical[others].max())
-    x, y, z = (round(float(step), 4) for step in typical)
-    return x, y, z
+        why += f"; {'xyz'[coarsest]}, over {ANISOTROPY:g}x coarser and of few slices, at its 10th percentile"
+    return Decision(_rounded(typical), why)
 
 
-def class_weights(fingerprint: Fingerprint, labels: list[str]) -> tuple[float, ...]:
-    """Returns weights of background and labels with mean 1, inverse to the cube root of their shares of the voxels.
+def class_weights(fingerprint: Fingerprint, labels: list[str]) -> Decision:
+    """Returns weights of background and labels with mean 1: equal, or where a label is rare larger for rarer ones.
 
-    The inverse share itself would let a label of one voxel in ten thousand drown all others.
+    Then they are inverse to the cube root of the shares of the voxels: the inverse share itself would let a label of
+    one voxel in ten thousand drown all others. Where none is rare, weights cost Dice (docs/benchmarks.md).
     """
     voxels = float(np.prod(np.array(fingerprint.shapes, dtype=np.float64), axis=1).sum())
     counts = [fingerprint.label_voxels[name] for name in labels]
     shares = np.maximum(np.array([voxels - sum(counts), *counts]), 1.0) / voxels
-    weights = shares ** (-1 / 3)
-    return tuple(round(float(weight), 3) for weight in weights / weights.mean())
+    is_any_rare = bool(shares.min() < RARE_SHARE)
+    weights = shares ** (-1 / 3) if is_any_rare else np.ones_like(shares)
+    why = "inverse to the cube root of the share of voxels" if is_any_rare else f"equal, none is below {RARE_SHARE:.0%}"
+    named = ", ".join(f"{name} {share:.2%}" for name, share in zip(["background", *labels], shares, strict=True))
+    return Decision(tuple(round(float(weight), 3) for weight in weights / weights.mean()),
+                    f"{why} ({named}), 1 on average")
 
 
-def typical_slice_axis(fingerprint: Fingerprint) -> int:
+def typical_slice_axis(fingerprint: Fingerprint) -> Decision:
     """Returns the axis of 2D images that has one voxel, else the coarsest axis; among equals the last."""
-    sizes = np.median(np.array(fingerprint.shapes), axis=0)
-    spacing = typical_spacing_mm(fingerprint)
-    return max(range(3), key=lambda axis: (sizes[axis] == 1, spacing[axis], axis))
+    sizes, spacing = np.median(np.array(fingerprint.shapes), axis=0), typical_spacing_mm(fingerprint).value
+    axis = max(range(3), key=lambda axis: (sizes[axis] == 1, spacing[axis], axis))
+    why = "the axis of one voxel" if sizes[axis] == 1 else f"no axis is coarser than its {spacing[axis]} mm"
+    return Decision(axis, why)
 
 
 def _shape_at(fingerprint: Fingerprint, spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
@@ -175,54 +273,17 @@ def _shape_at(fingerprint: Fingerprint, spacing_mm: tuple[float, ...]) -> tuple[
     return tuple(round(size) for size in np.median(shapes * own / target, axis=0))
 
 
-def _intensity_scheme(fingerprint: Fingerprint) -> dict[str, Any]:
-    return {"scheme": "z-score"} if fingerprint.foreground is None else {"scheme": "ct", **fingerprint.foreground}
-
-
-def _rotation_rad(spacing_mm: tuple[float, ...]) -> tuple[float, float, float]:
+def _rotation_rad(spacing_mm: tuple[float, ...]) -> Decision:
     """Rotates in planes of similar spacing only: in voxels, any other rotation is a shear."""
     steps = [step for step in spacing_mm if step > 0]
     if len(steps) < 3:
-        return ROTATION_RAD, ROTATION_RAD, ROTATION_RAD
+        return Decision((ROTATION_RAD,) * 3, "15 degrees in the plane")
     angles = []
     for axis in range(3):
         first, second = (steps[other] for other in range(3) if other != axis)
         angles.append(ROTATION_RAD if max(first, second) < 2 * min(first, second) else 0.0)
-    return angles[0], angles[1], angles[2]
+    return Decision(tuple(angles), "15 degrees about each axis across which both spacings are within a factor of 2")
 
 
-def _ct_intensities(root: Path, cases: tuple[IndexedCase, ...]) -> tuple[tuple[float, float], dict[str, float]]:
-    """Returns the range of all scans and how intensities inside the labels are distributed; reads each scan once."""
-    ranges, samples = [], []
-    for case in cases:
-        image = read_nifti(root / case.image).array
-        ranges.append(robust_range(image))
-        samples.append(_sample_foreground(image, read_nifti(root / case.label).array))
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    return (round(low, 3), round(high, 3)), _foreground_intensities(root, np.concatenate(samples))
-
-
-def _foreground_intensities(root: Path, samples: NDArray[np.float64]) -> dict[str, float]:
-    if not len(samples):
-        raise InputError(root, found="no labelled voxel in any training case", wanted="labels to learn from",
-                         remedy="check the label maps, or set `intensity` in bundle.yaml", reason="empty-labels")
-    low, high = np.percentile(samples, CLIP_PERCENTILES)
-    clipped = np.clip(samples, low, high)
-    values = {"low": low, "high": high, "mean": clipped.mean(), "std": clipped.std()}
-    return {name: round(float(value), 3) for name, value in values.items()}
-
-
-def _sample_foreground(image: NDArray[np.float32], label: NDArray[np.float32]) -> NDArray[np.float64]:
-    foreground = image[label > 0].astype(np.float64)
-    step = max(1, len(foreground) // FOREGROUND_SAMPLES)
-    return np.asarray(np.sort(foreground)[step // 2 :: step])
-
-
-def _ras_order(orientation: str) -> tuple[int, ...]:
-    """Returns, for each RAS axis, the scan's axis that runs along it, whichever way."""
-    pairs = ("RL", "AP", "SI")
-    return tuple(next(i for i, letter in enumerate(orientation) if letter in pair) for pair in pairs)
-
-
-def _reorder(values: tuple[Any, ...], order: tuple[int, ...]) -> Any:
-    return tuple(values[axis] for axis in order)
+def _rounded(spacing_mm: Any) -> tuple[float, ...]:
+    return tuple(round(float(step), 4) for step in spacing_mm)

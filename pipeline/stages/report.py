@@ -30,6 +30,7 @@ from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import SPLITS, Index, read_index
 from pipeline.records.lineage import package_versions
 from pipeline.records.plan import COMMENTS
+from pipeline.records.schedule import COMMENTS as SCHEDULE_COMMENTS
 from pipeline.records.settings import EvaluationSettings, read_evaluation_settings
 from pipeline.records.strict_yaml import read_yaml
 from pipeline.records.summaries import (
@@ -42,6 +43,8 @@ from pipeline.records.summaries import (
 )
 from pipeline.records.tables import CaseScore, LesionScore, TrainingPoint, read_metrics, read_table
 
+SHOWN_OF_SCHEDULE = ("iterations", "epochs", "validate_every", "batch_size", "accumulation", "precision",
+                     "channels_last", "compile", "threads")
 # The audit's own report holds the rest.
 MOST_FINDINGS = 50
 
@@ -96,11 +99,17 @@ def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, An
         **_content_of_test(index, settings, folders, tested=[row for row in scores if row.split == "test"]),
         **_curves(read_table(folders.history, TrainingPoint)),
         "splits": [summarise_split(index, split) for split in SPLITS], "facts": _facts(index),
-        "plan": read_yaml(folders.plan), "plan_comments": COMMENTS,
+        "plan": _plan_and_schedule(folders), "plan_comments": {**COMMENTS, **SCHEDULE_COMMENTS},
         "findings": json.loads(folders.audit_json.read_text(encoding="utf-8")), "most_findings": MOST_FINDINGS,
         "weights_sha256": _weights_digest(folders.bundle),
         "packages": {"Python": platform.python_version(), **package_versions()},
     }
+
+
+def _plan_and_schedule(folders: ExperimentFolders) -> dict[str, Any]:
+    """Returns both as one: the schedule fills what the plan leaves open."""
+    schedule = {name: value for name, value in read_yaml(folders.schedule).items() if name in SHOWN_OF_SCHEDULE}
+    return {**read_yaml(folders.plan), **schedule}
 
 
 def _content_of_test(index: Index, settings: EvaluationSettings, folders: ExperimentFolders, *,

@@ -30,7 +30,9 @@ def run(experiment: str) -> None:
 def collect_content(folders: ExperimentFolders) -> tracking.RunContent:
     """Gathers what the stages wrote into the content of one run."""
     index = read_index(folders.index)
-    plan = yaml.safe_load(folders.plan.read_text(encoding="utf-8"))
+    # What the plan leaves to the schedule stands there; how long trials took is no parameter.
+    plan = {name: value for path in (folders.plan, folders.schedule)
+            for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items() if name != "measured"}
     metadata = json.loads((folders.model / "configs/metadata.json").read_text(encoding="utf-8"))
     artifacts = _artifacts(folders)
     packages = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"],
@@ -96,8 +98,8 @@ def _columns(table: Path) -> dict[str, list[str]]:
 
 
 def _artifacts(folders: ExperimentFolders) -> dict[Path, str]:
-    tables = [folders.index, folders.plan, folders.fingerprint, folders.audit_json, folders.case_table,
-              folders.lesion_table, folders.metrics, folders.history]
+    tables = [folders.index, folders.plan, folders.schedule, folders.fingerprint, folders.audit_json,
+              folders.case_table, folders.lesion_table, folders.metrics, folders.history]
     report = sorted(path for path in folders.report.iterdir() if path.is_file())
     pictures = sorted(folders.predictions.glob("*/preview.png"))
     named = dict.fromkeys(tables, "tables") | dict.fromkeys(report, "report")

@@ -1,0 +1,85 @@
+"""The fingerprint: what is typical of the training cases, as far as the plan asks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.imaging.intensities import robust_range
+from pipeline.imaging.nifti import read_nifti
+from pipeline.records.errors import InputError
+from pipeline.records.index import Index, IndexedCase
+
+FOREGROUND_SAMPLES = 10_000  # voxels a case: enough for percentiles, the same weight for every case
+CLIP_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Typical geometry of the training cases in RAS axis order, and CT intensities inside the labels.
+
+    `shapes` are voxels as scanned, `spacings_mm` millimetres; `label_voxels` are counts by label name, over all cases.
+    `intensity_range` spans the robust ranges of all training scans; it and `foreground` are None unless the modality is
+    CT, whose numbers alone have a unit.
+    """
+
+    cases: tuple[str, ...]
+    shapes: tuple[tuple[int, int, int], ...]
+    spacings_mm: tuple[tuple[float, float, float], ...]
+    label_voxels: dict[str, int]
+    intensity_range: tuple[float, float] | None
+    foreground: dict[str, float] | None
+
+
+def take_fingerprint(index: Index) -> Fingerprint:
+    """Returns the fingerprint of the index's training cases."""
+    cases = index.in_split("train")
+    orders = [_ras_order(case.orientation) for case in cases]
+    intensity_range, foreground = _ct_intensities(Path(index.root), cases) if index.modality == "CT" else (None, None)
+    return Fingerprint(
+        cases=tuple(case.case_id for case in cases),
+        shapes=tuple(_reorder(case.shape, order) for case, order in zip(cases, orders, strict=True)),
+        spacings_mm=tuple(_reorder(case.spacing_mm, order) for case, order in zip(cases, orders, strict=True)),
+        label_voxels={name: sum(case.label_voxels[name] for case in cases) for name in index.labels},
+        intensity_range=intensity_range,
+        foreground=foreground,
+    )
+
+
+def _ct_intensities(root: Path, cases: tuple[IndexedCase, ...]) -> tuple[tuple[float, float], dict[str, float]]:
+    """Returns the range of all scans and how intensities inside the labels are distributed; reads each scan once."""
+    ranges, samples = [], []
+    for case in cases:
+        image = read_nifti(root / case.image).array
+        ranges.append(robust_range(image))
+        samples.append(_sample_foreground(image, read_nifti(root / case.label).array))
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    return (round(low, 3), round(high, 3)), _foreground_intensities(root, np.concatenate(samples))
+
+
+def _foreground_intensities(root: Path, samples: NDArray[np.float64]) -> dict[str, float]:
+    if not len(samples):
+        raise InputError(root, found="no labelled voxel in any training case", wanted="labels to learn from",
+                         remedy="check the label maps, or set `intensity` in bundle.yaml", reason="empty-labels")
+    low, high = np.percentile(samples, CLIP_PERCENTILES)
+    clipped = np.clip(samples, low, high)
+    values = {"low": low, "high": high, "mean": clipped.mean(), "std": clipped.std()}
+    return {name: round(float(value), 3) for name, value in values.items()}
+
+
+def _sample_foreground(image: NDArray[np.float32], label: NDArray[np.float32]) -> NDArray[np.float64]:
+    foreground = image[label > 0].astype(np.float64)
+    step = max(1, len(foreground) // FOREGROUND_SAMPLES)
+    return np.asarray(np.sort(foreground)[step // 2 :: step])
+
+
+def _ras_order(orientation: str) -> tuple[int, ...]:
+    """Returns, for each RAS axis, the scan's axis that runs along it, whichever way."""
+    pairs = ("RL", "AP", "SI")
+    return tuple(next(i for i, letter in enumerate(orientation) if letter in pair) for pair in pairs)
+
+
+def _reorder(values: tuple[Any, ...], order: tuple[int, ...]) -> Any:
+    return tuple(values[axis] for axis in order)

@@ -1,0 +1,74 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.records.errors import InputError
+from pipeline.stages import train
+
+RESUME = Path("work/.resume/tiny")
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The overrides of each training; a training writes weights and a checkpoint and takes no time."""
+    made: list[dict[str, Any]] = []
+
+    def run_training(root: Path, *, overrides: dict[str, Any]) -> None:
+        made.append(overrides)
+        (root / "model.pt").write_text("weights")
+        RESUME.mkdir(parents=True, exist_ok=True)
+        Path(f"{overrides['resume_file']}-cpu.pt").write_text("state")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "run_training", run_training)
+    monkeypatch.setattr(train, "assemble_bundle", lambda *_, **__: None)
+    monkeypatch.setattr(train, "lineage_of_training", lambda _: "l1")
+    monkeypatch.setattr(train.tracking, "start_run", lambda _, lineage: f"run-{lineage}")
+    return made
+
+
+def test_what_a_training_goes_on_from_is_named_by_its_lineage_and_outside_of_its_outputs(
+    calls: list[dict[str, Any]]
+) -> None:
+    train.run("tiny")
+    assert calls[0]["resume_file"] == "work/.resume/tiny/l1"
+    assert calls[0]["tracking_run_id"] == "run-l1"
+    assert Path("work/tiny/bundle/model.pt").read_text() == "weights"
+
+
+def test_after_a_training_no_checkpoint_is_left_of_this_plan_or_another(calls: list[dict[str, Any]]) -> None:
+    RESUME.mkdir(parents=True)
+    (RESUME / "l0-cpu.pt").write_text("of another plan")
+    Path("work/.resume/other").mkdir()
+    train.run("tiny")
+    assert not RESUME.exists()
+    assert Path("work/.resume/other").is_dir()
+
+
+@pytest.mark.parametrize("error", [InputError("training", found="nan", wanted="", remedy="", reason="nan-loss"),
+                                   SystemExit(143)])
+def test_a_training_that_did_not_end_leaves_its_checkpoint_and_no_bundle(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    write = train.run_training
+
+    def run_training(root: Path, *, overrides: dict[str, Any]) -> None:
+        write(root, overrides=overrides)
+        raise error
+
+    monkeypatch.setattr(train, "run_training", run_training)
+    with pytest.raises(type(error)):
+        train.run("tiny")
+    assert [path.name for path in RESUME.iterdir()] == ["l1-cpu.pt"]
+    assert list(Path("work/tiny").iterdir()) == []
+
+
+def test_bundles_of_killed_trainings_are_removed_and_nothing_of_other_stages(calls: list[dict[str, Any]]) -> None:
+    left, other = Path("work/tiny/.aside-1"), Path("work/tiny/.aside-2")
+    (left / "bundle/models").mkdir(parents=True)
+    (left / "replaced").mkdir()
+    (other / "predictions").mkdir(parents=True)
+    train.run("tiny")
+    assert not left.exists()
+    assert other.exists()
