@@ -31,7 +31,13 @@ def test_spacing_is_the_first_quartile() -> None:
     assert typical_spacing_mm(fingerprint).value == (1.0, 1.0, 2.0)
 
 
-def test_class_weights_are_inverse_to_the_cube_root_of_the_share() -> None:
+def test_classes_weigh_the_same_where_no_label_is_rare() -> None:
+    # 10 of 1000 voxels are the 1 % that is not rare yet.
+    fingerprint = Fingerprint(("a",), ((10, 10, 10),), ((1, 1, 1),), {"one": 80, "two": 10}, None, None)
+    assert class_weights(fingerprint, ["one", "two"]).value == (1.0, 1.0, 1.0)
+
+
+def test_class_weights_are_inverse_to_the_cube_root_of_the_share_where_a_label_is_rare() -> None:
     # Of 1000 voxels 8 and 1 are labelled: cube roots of the shares are 0.997, 0.2 and 0.1; inverse 1.003, 5, 10.
     fingerprint = Fingerprint(("a",), ((10, 10, 10),), ((1, 1, 1),), {"one": 8, "two": 1}, None, None)
     assert class_weights(fingerprint, ["one", "two"]).value == pytest.approx((0.188, 0.938, 1.875), abs=1e-3)
@@ -146,7 +152,8 @@ def test_a_plan_has_a_budget_or_iterations(
 
 
 @pytest.mark.parametrize(("overrides", "first"), [
-    ({"preset": "standard"}, 16), ({"preset": "thorough"}, 32), ({"preset": "thorough", "width": 24}, 24),
+    ({"preset": "quick"}, 16), ({"preset": "standard"}, 24), ({}, 24), ({"iterations": 3000}, 16),
+    ({"iterations": 3000, "preset": "thorough"}, 48), ({"preset": "thorough", "width": 20}, 20),
     ({"preset": "thorough", "spatial_dims": 2}, 64),
 ])
 def test_a_preset_sets_the_width_until_it_is_set(overrides: dict[str, object], first: int) -> None:
@@ -249,6 +256,7 @@ GOLDEN = {
 def test_golden_plan(kind: str) -> None:
     shapes, spacing, overrides, (target, patch, batch, strides, kernels, features) = GOLDEN[kind]
     fingerprint = Fingerprint(("a",) * len(shapes), shapes, (spacing,) * len(shapes), {"one": 9, "two": 1}, None, None)
+    overrides = {"iterations": 3000} | overrides
     plan = make_plan(fingerprint, INDEX, name="d", overrides=overrides)
     assert (plan.spacing_mm, plan.patch_size, plan.batch_size) == (target, patch, batch)
     assert (plan.network_def["_target_"], plan.network_def["strides"]) == ("UNet", strides)

@@ -45,11 +45,12 @@ class Preset:
     width: dict[int, int]
 
 
-# A wider network needs longer to pay; that four hours are long enough is not measured yet.
+# A wider network needs longer to pay: a quarter of an hour on two cores is enough for 24 features in 3D
+# (docs/benchmarks.md); that four hours are for twice as many is not measured yet.
 PRESETS = {
     "quick": Preset("5 min", WIDTH),
-    "standard": Preset("30 min", WIDTH),
-    "thorough": Preset("4 h", {dims: 2 * width for dims, width in WIDTH.items()}),
+    "standard": Preset("30 min", {2: WIDTH[2], 3: 24}),
+    "thorough": Preset("4 h", {2: 2 * WIDTH[2], 3: 48}),
 }
 
 
@@ -162,7 +163,10 @@ def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: s
     made = decisions.made
     dims, axis, spacing = (made[key].value for key in ("spatial_dims", "slice_axis", "spacing_mm"))
     architecture = decisions.make("architecture", "UNet", "the default: the most accuracy for its time on two cores")
-    width = decisions.make("width", PRESETS[preset].width[dims], f"preset {preset}, in {dims}D")
+    if decisions.made["budget"].value is None and "preset" not in decisions.given:
+        width = decisions.make("width", WIDTH[dims], f"`iterations` are set: the narrowest, in {dims}D")
+    else:
+        width = decisions.make("width", PRESETS[preset].width[dims], f"preset {preset}, in {dims}D")
     memory_gib = decisions.make("memory_gib", 8.0, "a third of 24 GiB: the cases, validation and the system need room")
     in_plane = [i for i in range(3) if i != axis]
     shape = _shape_at(fingerprint, spacing)
