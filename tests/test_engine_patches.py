@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,19 @@ def test_without_foreground_sampling_the_rare_label_is_rarer(folder: Path) -> No
 def test_a_patch_larger_than_the_scan_is_padded(folder: Path) -> None:
     patch = patches(folder, patch_size=(24, 16, 16))[0]
     assert patch["image"].shape == (1, 24, 16, 16)
-    # All of the scan is in it once; beyond the scan its border goes on, and the label is background.
+    # All of the scan is in it once; beyond the scan its border goes on.
     assert int((patch["label"] == 1).sum()) == 10 * 10 * 8 - 1
     assert set(patch["image"].unique().tolist()) == set(range(20 * 16 * 12))
     assert int((patch["image"] == 0).sum()) > 1
+
+
+def test_beyond_the_scan_a_structure_that_is_cut_off_goes_on() -> None:
+    label = np.zeros((6, 6, 6), dtype=np.uint8)
+    label[:2] = 1  # touches the scan's border at x = 0
+    case = SimpleNamespace(case_id="a", image=label * 9.0, label=label)
+    patch = PatchDataset([case], patch_size=(12, 6, 6), slice_axis=None, length=1, foreground_fraction=0, seed=0)[0]
+    assert torch.equal(patch["label"] == 1, patch["image"] == 9)
+    assert int((patch["label"] == 1).sum()) > 2 * 36
 
 
 @pytest.mark.parametrize(("axis", "size", "shape"), [(2, (8, 8, 1), (1, 8, 8)), (0, (1, 8, 4), (1, 8, 4))])

@@ -16,6 +16,7 @@ import torch
 from monai.networks.nets import DynUNet, UNet
 
 from pipeline.engine.precision import AutocastInferer, is_safe_in_bfloat16
+from pipeline.records.errors import InputError
 
 # Whole networks are 0.1 to 0.25 off in bfloat16; what is not computed at all is 0.9 off and more.
 ROUNDING = 0.5
@@ -58,7 +59,9 @@ def gradient_error(case: str) -> float:
 
 def weight_gradients(network: torch.nn.Module, image: torch.Tensor, precision: str) -> list[torch.Tensor]:
     network.zero_grad()
-    output = AutocastInferer(precision)(image, network)
+    inferer = AutocastInferer(precision)
+    inferer.is_checked = True  # or it would refuse the networks whose error is to be seen
+    output = inferer(image, network)
     # What is never written then holds these and not by chance the right gradient.
     freed = [torch.full((parameter.numel(),), math.nan) for parameter in network.parameters()]
     del freed
@@ -113,15 +116,26 @@ def test_gradients_are_wrong_where_the_guard_says_unsafe(errors_without_amx: dic
     assert wrong <= {case for case, (_, _, is_safe) in CASES.items() if not is_safe}
 
 
+@pytest.mark.parametrize(("precision", "network", "size"), [
+    ("float16", unet((2,)), 16), ("bfloat16", unet((2, 2, 2)), 16),
+])
+def test_a_schedule_of_another_device_is_refused_where_it_is_unsafe(
+    precision: str, network: torch.nn.Module, size: int
+) -> None:
+    with pytest.raises(InputError, match="schedule --experiment NAME --remeasure") as caught:
+        AutocastInferer(precision)(torch.ones(2, 1, size, size, size), network)
+    assert caught.value.reason == "unsafe-precision"
+
+
 @pytest.mark.parametrize(("precision", "seen"), [
-    ("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16),
+    ("float32", torch.float32), ("bfloat16", torch.bfloat16),
 ])
 def test_the_network_runs_in_the_precision_and_returns_float32(precision: str, seen: torch.dtype) -> None:
     inside: list[torch.dtype] = []
     network = torch.nn.Conv3d(1, 2, 1)
     network.register_forward_hook(lambda _module, _inputs, output: inside.append(output.dtype))
     output = AutocastInferer(precision)(torch.ones(1, 1, 4, 4, 4), network)
-    assert inside == [seen]
+    assert inside[-1] == seen
     assert output.dtype == torch.float32
     assert network.weight.dtype == torch.float32
 

@@ -6,7 +6,7 @@ from pipeline.stages.package import model_card, write_zip
 
 INDEX = Index("liver", "data/raw/liver", "CT", "CC0", {"organ": 1, "lesion": 2}, ())
 PLAN = {"network_def": {"_target_": "UNet"}, "patch_size": [8, 8, 8], "spacing_mm": [1, 1, 1], "iterations": 9,
-        "batch_size": 2}
+        "batch_size": 2, "accumulation": 2}
 
 
 def test_the_zip_unpacks_to_one_folder_and_is_the_same_bytes_whenever_written(tmp_path: Path) -> None:

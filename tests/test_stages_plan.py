@@ -92,7 +92,7 @@ def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path
 @pytest.mark.parametrize("overrides", [
     {"patch_size": [41, 56, 40]}, {"patch_size": [64, 64]}, {"spacing_mm": [1.0, 1.0]}, {"labels": {"one": 1}},
     {"class_weights": [1.0, 1.0]}, {"epochs": 0}, {"validate_every": 99}, {"iterations": 10}, {"batch_size": 0},
-    {"precision": "int8"}, {"ema_momentum": 0},
+    {"precision": "int8"}, {"ema_momentum": 0}, {"ema_momentum": "1e-3"}, {"learning_rate": "1e-3"},
 ])
 def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object]) -> None:
     plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, name="d_3d", overrides={"iterations": 3000})
@@ -120,6 +120,8 @@ def test_an_unknown_override_names_the_nearest_key(tmp_path: Path) -> None:
     ("budget: 15", "`budget: 15`; expected a time such as `15 min`, `2 h` or `90 s`; write a number and its unit"),
     ("budget: 0 min", "`budget: 0 min`; expected a time such as"),
     ("budget: 1 h\niterations: 9", "both `budget: 1 h` and `iterations: 9`; expected one of them: .*; remove"),
+    ("preset: quick\niterations: 9", "both `preset: quick` and `iterations: 9`; expected one of them: .*; remove"),
+    ("patch_size: 64", "`patch_size: 64`; expected a list of three numbers, x y z; correct it"),
 ])
 def test_a_choice_that_does_not_exist_is_one_line(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bundle.yaml"
@@ -153,7 +155,7 @@ def test_a_plan_has_a_budget_or_iterations(
 
 @pytest.mark.parametrize(("overrides", "first"), [
     ({"preset": "quick"}, 16), ({"preset": "standard"}, 24), ({}, 24), ({"iterations": 3000}, 16),
-    ({"iterations": 3000, "preset": "thorough"}, 48), ({"preset": "thorough", "width": 20}, 20),
+    ({"preset": "thorough"}, 48), ({"preset": "thorough", "width": 20}, 20),
     ({"preset": "thorough", "spatial_dims": 2}, 64),
 ])
 def test_a_preset_sets_the_width_until_it_is_set(overrides: dict[str, object], first: int) -> None:

@@ -100,6 +100,8 @@ class Checkpoints:
 
         def note(number: int, _: object) -> None:
             self.signal = number
+            print("stopping after this iteration or validation; again: at once, back to the last checkpoint",
+                  file=sys.stderr, flush=True)
             signal.signal(number, before[signal.Signals(number)])
 
         before = {number: signal.signal(number, note) for number in STOPPING}

@@ -66,9 +66,10 @@ class PatchDataset(Dataset[dict[str, Any]]):
         case = int(rng.integers(len(self.images)))
         low = self._start(case, rng) - (self.cut_size - self.patch_size) // 2
         patch = {
-            # Padded as the sliding windows of inference pad: beyond the scan, its border goes on.
-            "image": self._cut(self.images[case], low, mode="edge"),
-            "label": self._cut(self.labels[case], low, mode="constant"),
+            # Padded as the sliding windows of inference pad: beyond the scan its border goes on. So does its label: a
+            # structure that the scan cuts off is no background there.
+            "image": self._cut(self.images[case], low),
+            "label": self._cut(self.labels[case], low),
         }
         if self.augment is not None:
             self.augment.set_random_state(seed=int(rng.integers(2**31)))
@@ -90,14 +91,14 @@ class PatchDataset(Dataset[dict[str, Any]]):
             start = rng.integers(np.minimum(slack, 0), np.maximum(slack, 0) + 1)
         return np.asarray(np.clip(start, np.minimum(slack, 0), np.maximum(slack, 0)))
 
-    def _cut(self, array: NDArray[Any], low: NDArray[np.int64], *, mode: str) -> torch.Tensor:
-        """Returns the voxels of `array` ``(c, x, y, z)`` from the corner `low` on, padded by NumPy's `mode`."""
+    def _cut(self, array: NDArray[Any], low: NDArray[np.int64]) -> torch.Tensor:
+        """Returns the voxels of `array` ``(c, x, y, z)`` from the corner `low` on; its border goes on beyond it."""
         shape = np.array(array.shape[1:])
         inside_low, inside_high = np.maximum(low, 0), np.minimum(low + self.cut_size, shape)
         part = array[(slice(None), *map(slice, inside_low, inside_high))]
         before, after = inside_low - low, low + self.cut_size - inside_high
         if before.any() or after.any():
-            part = np.pad(part, [(0, 0), *zip(before, after, strict=True)], mode=mode)  # type: ignore[call-overload]
+            part = np.pad(part, [(0, 0), *zip(before, after, strict=True)], mode="edge")
         else:
             part = part.copy()  # what is done to the patch must not be done to the case
         return torch.from_numpy(part if self.slice_axis is None else part.squeeze(1 + self.slice_axis))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
+from pipeline.records.errors import InputError
+
 # Batch of the forward pass that only records shapes; normalisation refuses a single value.
 RECORDED_BATCH = 2
 
@@ -22,12 +24,28 @@ class AutocastInferer(Inferer):
 
     def __init__(self, precision: str) -> None:
         self.dtype: torch.dtype = getattr(torch, precision)
+        self.is_checked = self.dtype == torch.float32
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Returns what the network makes of ``(batch, channel, x, y[, z])``, as float32."""
+        """Returns what the network makes of ``(batch, channel, x, y[, z])``, as float32.
+
+        Raises:
+            InputError: ``unsafe-precision``: this device computes it wrongly, or not at all well.
+        """
+        if not self.is_checked:
+            self._check(inputs, getattr(network, "_orig_mod", network))  # what torch.compile wraps
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             outputs: torch.Tensor = network(inputs, *args, **kwargs)
         return outputs.float()
+
+    def _check(self, inputs: torch.Tensor, network: torch.nn.Module) -> None:
+        """Guards a schedule that was made on another device."""
+        is_wrong = self.dtype == torch.float16 or not is_safe_in_bfloat16(network, tuple(inputs.shape[1:]))
+        if inputs.device.type == "cpu" and is_wrong:
+            raise InputError("schedule.yaml", found=f"{self.dtype} on a CPU, which computes its gradients wrongly here",
+                             wanted="a precision that is safe", reason="unsafe-precision",
+                             remedy="run `python -m pipeline schedule --experiment NAME --remeasure` on this machine")
+        self.is_checked = True
 
 
 def is_safe_in_bfloat16(network: torch.nn.Module, patch_shape: tuple[int, ...]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.records.commented_yaml import commented_yaml, plain
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
-from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
+from pipeline.records.strict_yaml import read_exactly
 
 # What each value means: written above its line, for the people who read the plan before they override it.
 COMMENTS = {
@@ -146,13 +146,24 @@ def _data_claims(plan: Plan, labels: dict[str, int]) -> dict[str, tuple[bool, st
     return {
         "labels": (plan.labels == labels, f"the dataset's own, {labels}"),
         "class_weights": (len(plan.class_weights) == len(labels) + 1, f"{len(labels) + 1} numbers"),
-        "ema_momentum": (0 < plan.ema_momentum <= 1, "more than 0, and 1 at most"),
+        "learning_rate": (_is_number(plan.learning_rate) and plan.learning_rate > 0, "a number above 0, such as 0.001"),
+        "ema_momentum": (_is_number(plan.ema_momentum) and 0 < plan.ema_momentum <= 0.5, "a number, 0 to 0.5"),
     }
+
+
+def _is_number(value: Any) -> bool:
+    """YAML reads `1e-3`, without a point, as text."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_count(value: Any) -> bool:
     """Returns whether the value is a whole number, 1 or more."""
     return isinstance(value, int) and value >= 1
+
+
+def is_triple(value: Any) -> bool:
+    """Returns whether the value is a list of three numbers."""
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_number(one) for one in value)
 
 
 def write_plan(path: Path, plan: Plan) -> None:
@@ -168,11 +179,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         InputError: the file is missing, has keys that no plan has, or lacks one.
     """
-    content = read_yaml(path)
-    known = {item.name for item in fields(Plan)}
-    refuse_unknown_keys(set(content), known, path)
-    for key in sorted(known - set(content)):
-        raise InputError(path, found=f"no `{key}`", wanted="every value of a plan", reason="missing-key",
-                         remedy="run `python -m pipeline plan --experiment NAME`")
+    content = read_exactly(path, {item.name for item in fields(Plan)},
+                           remedy="run `python -m pipeline plan --experiment NAME`")
     tuples = {key: tuple(content[key]) for key in TUPLES if content[key] is not None}
     return Plan(**{**content, **tuples})

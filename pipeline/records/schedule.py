@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.records.commented_yaml import commented_yaml
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
-from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
+from pipeline.records.strict_yaml import read_exactly
 
 COMMENTS = {
     "iterations": "Optimiser steps.",
@@ -19,7 +19,7 @@ COMMENTS = {
     "validate_every": "Epochs between two validations.",
     "batch_size": "Patches per forward and backward; times `accumulation` they make the plan's batch.",
     "accumulation": "Such batches per optimiser step.",
-    "precision": "Of the convolutions while training; weights, loss and validation are float32.",
+    "precision": "Of the convolutions, in training and its validation; weights and loss are float32.",
     "channels_last": "Whether channels lie innermost in memory.",
     "compile": "Whether torch.compile prepares the network.",
     "threads": "Of the CPU; null: as many as torch takes.",
@@ -27,8 +27,7 @@ COMMENTS = {
     "plan_sha256": "The plan that this is the schedule of; another plan is scheduled anew.",
 }
 SHORTEST_EPOCH, MOST_EPOCHS, VALIDATIONS = 20, 100, 10
-# Of a budget: patches and augmentation take 3 to 10 % of a step on CPUs (docs/benchmarks.md), validation and
-# checkpoints the rest.
+# Of a budget, for patches and augmentation (a tenth of a step on two cores), validation and checkpoints; not timed.
 RESERVE = 0.15
 FEWEST_ITERATIONS = SHORTEST_EPOCH
 
@@ -95,10 +94,5 @@ def read_schedule(path: Path) -> Schedule:
     Raises:
         InputError: the file is missing, has keys that no schedule has, or lacks one.
     """
-    content = read_yaml(path)
-    known = {item.name for item in fields(Schedule)}
-    refuse_unknown_keys(set(content), known, path)
-    for key in sorted(known - set(content)):
-        raise InputError(path, found=f"no `{key}`", wanted="every value of a schedule", reason="missing-key",
-                         remedy="run `python -m pipeline schedule --experiment NAME --remeasure`")
-    return Schedule(**content)
+    return Schedule(**read_exactly(path, {item.name for item in fields(Schedule)},
+                                   remedy="run `python -m pipeline schedule --experiment NAME --remeasure`"))

@@ -57,6 +57,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_exactly(path: Path, known: set[str], *, remedy: str) -> dict[str, Any]:
+    """Reads what a stage wrote: a YAML mapping with exactly the `known` keys.
+
+    Raises:
+        InputError: as `read_yaml`, or a key is missing or unknown.
+    """
+    content = read_yaml(path)
+    refuse_unknown_keys(set(content), known, path)
+    for key in sorted(known - set(content)):
+        raise InputError(path, found=f"no `{key}`", wanted="every value that a stage writes", remedy=remedy,
+                         reason="missing-key")
+    return content
+
+
 def refuse_unknown_keys(given: set[str], known: set[str], path: Path) -> None:
     """Raises `InputError` for the first given key that is not known, and names the nearest one that is."""
     for key in sorted(given - known):

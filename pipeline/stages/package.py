@@ -50,7 +50,7 @@ def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dic
         f"\n## This model: {experiment}\n",
         f"- Data: {index.dataset} ({index.modality}), {counts} cases; licence: {index.licence}.",
         f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {plan['spacing_mm']} mm; "
-        f"{plan['iterations']} iterations of {plan['batch_size']} patches.",
+        f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation']} patches.",
         f"- Test scores over {test['cases']} cases, in each scan's own space:\n",
         "| label | Dice | recall | precision |",
         "|---|---|---|---|",

@@ -26,7 +26,16 @@ from pipeline.records.errors import InputError
 from pipeline.records.files import write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import Index, read_index
-from pipeline.records.plan import LIBRARIES_GIB, TUPLES, Plan, budget_seconds, check_plan, is_count, write_plan
+from pipeline.records.plan import (
+    LIBRARIES_GIB,
+    TUPLES,
+    Plan,
+    budget_seconds,
+    check_plan,
+    is_count,
+    is_triple,
+    write_plan,
+)
 from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 SHARPER_PERCENTILE = 25
@@ -86,6 +95,10 @@ def read_overrides(path: Path) -> dict[str, Any]:
         both = f"both `budget: {overrides['budget']}` and `iterations: {overrides['iterations']}`"
         raise InputError(path, found=both, wanted="one of them: how long it may train, or how many steps",
                          remedy="remove the other", reason="two-lengths")
+    if "preset" in overrides and "iterations" in overrides:
+        both = f"both `preset: {overrides['preset']}` and `iterations: {overrides['iterations']}`"
+        raise InputError(path, found=both, wanted="one of them: a preset is a budget and the width that pays in it",
+                         remedy="remove one; `width` can be set by itself", reason="two-lengths")
     if "budget" in overrides:
         budget_seconds(overrides["budget"], path)
     claims: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -93,6 +106,7 @@ def read_overrides(path: Path) -> dict[str, Any]:
         "preset": (lambda value: value in PRESETS, f"one of {', '.join(PRESETS)}"),
         "architecture": (lambda value: value in ARCHITECTURES, f"one of {', '.join(ARCHITECTURES)}"),
         "width": (is_count, "a whole number, 1 or more"),
+        **dict.fromkeys(("spacing_mm", "patch_size", "rotation_rad"), (is_triple, "a list of three numbers, x y z")),
         "iterations": (is_count, "a whole number, 1 or more"),
         "memory_gib": (lambda value: isinstance(value, (int, float)) and value > LIBRARIES_GIB,
                        f"more than {LIBRARIES_GIB:g}, which the libraries alone take"),
@@ -123,7 +137,8 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
         name: of the model.
         overrides: as `read_overrides` returns them.
     """
-    given = {key: tuple(value) if key in TUPLES and value is not None else value for key, value in overrides.items()}
+    given = {key: tuple(value) if key in TUPLES and isinstance(value, list) else value
+             for key, value in overrides.items()}
     decisions = Decisions(given, "bundle.yaml")
     preset = decisions.make("preset", "standard", "the default")
     _decide_length(decisions, preset)
@@ -163,7 +178,7 @@ def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: s
     made = decisions.made
     dims, axis, spacing = (made[key].value for key in ("spatial_dims", "slice_axis", "spacing_mm"))
     architecture = decisions.make("architecture", "UNet", "the default: the most accuracy for its time on two cores")
-    if decisions.made["budget"].value is None and "preset" not in decisions.given:
+    if decisions.made["budget"].value is None:
         width = decisions.make("width", WIDTH[dims], f"`iterations` are set: the narrowest, in {dims}D")
     else:
         width = decisions.make("width", PRESETS[preset].width[dims], f"preset {preset}, in {dims}D")

@@ -48,8 +48,10 @@ def fixed_schedule(plan: Plan, plan_sha256: str, *, where: Path) -> Schedule:
     assert plan.validate_every is not None
     if plan.precision == "bfloat16":
         _refuse_unsafe(plan, where)
+    # Epochs are of one length.
+    iterations = -(-plan.iterations // plan.epochs) * plan.epochs
     return Schedule(
-        iterations=plan.iterations, epochs=plan.epochs, validate_every=plan.validate_every, batch_size=plan.batch_size,
+        iterations=iterations, epochs=plan.epochs, validate_every=plan.validate_every, batch_size=plan.batch_size,
         accumulation=1, precision=plan.precision or "float32", channels_last=False, compile=False, threads=None,
         measured=None, plan_sha256=plan_sha256,
     )
