@@ -70,6 +70,18 @@ def test_killed_at_random_places_a_training_ends_as_if_it_had_not_been(
     assert_ended_alike(training, whole)
 
 
+def test_what_a_schedule_may_choose_is_resumed_to_the_same_bytes_too(tmp_path: Path) -> None:
+    chosen = {"precision": "bfloat16", "channels_last": True, "accumulation": 2, "threads": 1}
+    whole = make_training(tmp_path / "whole", interval_s=NEVER_S, **chosen)
+    assert whole.run().exit_code == 0
+    training = make_training(tmp_path / "killed", **chosen)
+    # In the middle of a step of two batches: the gradients of the first are computed again.
+    assert training.run(Fault("BACKWARD_COMPLETED", 6, is_last=False)).exit_code == -signal.SIGKILL
+    ended = training.run()
+    assert "training goes on from iteration 4 of" in ended.output.splitlines()[0]
+    assert_ended_alike(training, whole)
+
+
 @pytest.mark.parametrize("dims", [3], indirect=True)
 def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(
     dims: int, whole: Training, tmp_path: Path
