@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from pipeline.imaging.intensities import robust_range
 from pipeline.imaging.nifti import read_nifti
+from pipeline.records.decisions import Decision
 from pipeline.records.errors import InputError
 from pipeline.records.index import Index, IndexedCase
 
 FOREGROUND_SAMPLES = 10_000  # voxels a case: enough for percentiles, the same weight for every case
 CLIP_PERCENTILES = (0.5, 99.5)
+RARE_SHARE = 0.01  # of the voxels
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,20 @@ def _ras_order(orientation: str) -> tuple[int, ...]:
 
 def _reorder(values: tuple[Any, ...], order: tuple[int, ...]) -> Any:
     return tuple(values[axis] for axis in order)
+
+
+def class_weights(fingerprint: Fingerprint, labels: list[str]) -> Decision:
+    """Returns weights of background and labels with mean 1: equal, or where a label is rare larger for rarer ones.
+
+    Then they are inverse to the cube root of the shares of the voxels: the inverse share itself would let a label of
+    one voxel in ten thousand drown all others. Where none is rare, weights cost Dice (docs/benchmarks.md).
+    """
+    voxels = float(np.prod(np.array(fingerprint.shapes, dtype=np.float64), axis=1).sum())
+    counts = [fingerprint.label_voxels[name] for name in labels]
+    shares = np.maximum(np.array([voxels - sum(counts), *counts]), 1.0) / voxels
+    is_any_rare = bool(shares.min() < RARE_SHARE)
+    weights = shares ** (-1 / 3) if is_any_rare else np.ones_like(shares)
+    why = "inverse to the cube root of the share of voxels" if is_any_rare else f"equal, none is below {RARE_SHARE:.0%}"
+    named = ", ".join(f"{name} {share:.2%}" for name, share in zip(["background", *labels], shares, strict=True))
+    return Decision(tuple(round(float(weight), 3) for weight in weights / weights.mean()),
+                    f"{why} ({named}), 1 on average")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.engine.fingerprint import Fingerprint, take_fingerprint
+from pipeline.engine.fingerprint import Fingerprint, class_weights, take_fingerprint
 from pipeline.engine.topology import (
     ARCHITECTURES,
     FEWEST_VOXELS,
@@ -40,7 +40,6 @@ from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 SHARPER_PERCENTILE = 25
 ANISOTROPY = 3.0  # nnU-Net's threshold between the coarsest and the other axes
-RARE_SHARE = 0.01  # of the voxels
 ROTATION_RAD = 0.26  # 15 degrees
 # What bundle.yaml may set besides the plan's own values: they decide several of these at once.
 CHOICES = ("preset", "architecture", "width")
@@ -259,23 +258,6 @@ def typical_spacing_mm(fingerprint: Fingerprint) -> Decision:
         typical[coarsest] = max(np.percentile(spacings[:, coarsest], 10), typical[others].max())
         why += f"; {'xyz'[coarsest]}, over {ANISOTROPY:g}x coarser and of few slices, at its 10th percentile"
     return Decision(_rounded(typical), why)
-
-
-def class_weights(fingerprint: Fingerprint, labels: list[str]) -> Decision:
-    """Returns weights of background and labels with mean 1: equal, or where a label is rare larger for rarer ones.
-
-    Then they are inverse to the cube root of the shares of the voxels: the inverse share itself would let a label of
-    one voxel in ten thousand drown all others. Where none is rare, weights cost Dice (docs/benchmarks.md).
-    """
-    voxels = float(np.prod(np.array(fingerprint.shapes, dtype=np.float64), axis=1).sum())
-    counts = [fingerprint.label_voxels[name] for name in labels]
-    shares = np.maximum(np.array([voxels - sum(counts), *counts]), 1.0) / voxels
-    is_any_rare = bool(shares.min() < RARE_SHARE)
-    weights = shares ** (-1 / 3) if is_any_rare else np.ones_like(shares)
-    why = "inverse to the cube root of the share of voxels" if is_any_rare else f"equal, none is below {RARE_SHARE:.0%}"
-    named = ", ".join(f"{name} {share:.2%}" for name, share in zip(["background", *labels], shares, strict=True))
-    return Decision(tuple(round(float(weight), 3) for weight in weights / weights.mean()),
-                    f"{why} ({named}), 1 on average")
 
 
 def typical_slice_axis(fingerprint: Fingerprint) -> Decision:
