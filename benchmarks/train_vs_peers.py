@@ -59,71 +59,73 @@ def run_segline(folder: Path, data: Path, *, minutes: float, seed: int) -> dict[
             "beside": {"schedule": round(seconds["schedule"], 1), "preprocess": round(seconds["preprocess"], 1)}}
 
 
-def run_plain(folder: Path, *, minutes: float, seed: int) -> dict[str, Any]:
-    """Trains the plain recipe for so long and segments the held-out scans."""
+def plain_preprocessing(names: list[str]) -> list[Any]:
+    """Returns the plain recipe's steps up to normalised volumes of 1 mm, for training and inference."""
+    from monai.transforms import EnsureChannelFirstd, LoadImaged, NormalizeIntensityd, Orientationd, Spacingd
+
+    modes = [{"image": "bilinear", "label": "nearest"}[name] for name in names]
+    return [LoadImaged(names), EnsureChannelFirstd(names), Orientationd(names, axcodes="RAS", labels=None),
+            Spacingd(names, pixdim=(1, 1, 1), mode=modes), NormalizeIntensityd("image")]
+
+
+def train_plain(cases: list[dict[str, Path]], network: Any, *, minutes: float) -> tuple[float, int]:
+    """Trains for so long; returns the seconds and the iterations."""
     import torch
-    from monai.data import CacheDataset, DataLoader, Dataset
-    from monai.inferers import SlidingWindowInferer
+    from monai.data import CacheDataset, DataLoader
     from monai.losses import DiceCELoss
-    from monai.networks.nets import UNet
-    from monai.transforms import (
-        AsDiscreted,
-        Compose,
-        EnsureChannelFirstd,
-        Invertd,
-        LoadImaged,
-        NormalizeIntensityd,
-        Orientationd,
-        RandCropByPosNegLabeld,
-        RandScaleIntensityd,
-        RandShiftIntensityd,
-        SaveImaged,
-        Spacingd,
-        SpatialPadd,
-    )
-    from monai.utils import set_determinism
+    from monai.transforms import Compose, RandCropByPosNegLabeld, RandScaleIntensityd, RandShiftIntensityd, SpatialPadd
 
-    set_determinism(seed)
-    raw = folder / "raw" / DATASET
-    keys, both = ["image", "label"], {"image": "bilinear", "label": "nearest"}
-
-    def before(names: list[str]) -> list[Any]:
-        return [LoadImaged(names), EnsureChannelFirstd(names), Orientationd(names, axcodes="RAS", labels=None),
-                Spacingd(names, pixdim=(1, 1, 1), mode=[both[name] for name in names]),
-                NormalizeIntensityd("image")]
-
-    training = Compose([
-        *before(keys), SpatialPadd(keys, PATCH),
+    keys = ["image", "label"]
+    steps = Compose([
+        *plain_preprocessing(keys), SpatialPadd(keys, PATCH),
         RandCropByPosNegLabeld(keys, label_key="label", spatial_size=PATCH, pos=1, neg=1, num_samples=1),
         RandScaleIntensityd("image", factors=0.1, prob=0.5), RandShiftIntensityd("image", offsets=0.1, prob=0.5)])
-    cases = [{"image": path, "label": raw / "labelsTr" / path.name.replace("_0000", "")}
-             for path in sorted((raw / "imagesTr").iterdir())]
-    loader = DataLoader(CacheDataset(cases, training, progress=False), batch_size=4, shuffle=True)
-    network = UNet(3, 1, 3, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=2)
+    loader = DataLoader(CacheDataset(cases, steps, progress=False), batch_size=4, shuffle=True)
     loss, optimizer = DiceCELoss(to_onehot_y=True, softmax=True), torch.optim.Adam(network.parameters(), 1e-3)
     start, iterations = perf_counter(), 0
-    while perf_counter() - start < 60 * minutes:
+    while True:
         for batch in loader:
+            if perf_counter() - start >= 60 * minutes:
+                return perf_counter() - start, iterations
             optimizer.zero_grad()
             loss(network(batch["image"]), batch["label"]).backward()
             optimizer.step()
             iterations += 1
-            if perf_counter() - start >= 60 * minutes:
-                break
-    seconds = perf_counter() - start
-    out = folder / f"plain_{seed}"
-    preprocessing = Compose(before(["image"]))
+
+
+def segment_plain(scans: list[Path], network: Any, out: Path) -> None:
+    """Writes masks of the scans' names on their own grids."""
+    import torch
+    from monai.data import Dataset
+    from monai.inferers import SlidingWindowInferer
+    from monai.transforms import AsDiscreted, Compose, Invertd, SaveImaged
+
+    before = Compose(plain_preprocessing(["image"]))
     after = Compose([
-        Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True),
+        Invertd("pred", transform=before, orig_keys="image", nearest_interp=False, to_tensor=True),
         AsDiscreted("pred", argmax=True),
         SaveImaged("pred", output_dir=out, output_postfix="", separate_folder=False, resample=False, print_log=False,
                    output_dtype="uint8")])
     inferer = SlidingWindowInferer(PATCH, sw_batch_size=4, overlap=0.5, mode="gaussian")
     network.eval()
     with torch.inference_mode():
-        for data in Dataset([{"image": path} for path in sorted((raw / "imagesTs").iterdir())], preprocessing):
+        for data in Dataset([{"image": path} for path in scans], before):
             data["pred"] = inferer(data["image"][None], network)[0]
             after(data)
+
+
+def run_plain(folder: Path, *, minutes: float, seed: int) -> dict[str, Any]:
+    """Trains the plain recipe for so long and segments the held-out scans."""
+    from monai.networks.nets import UNet
+    from monai.utils import set_determinism
+
+    set_determinism(seed)
+    raw, out = folder / "raw" / DATASET, folder / f"plain_{seed}"
+    cases = [{"image": path, "label": raw / "labelsTr" / path.name.replace("_0000", "")}
+             for path in sorted((raw / "imagesTr").iterdir())]
+    network = UNet(3, 1, 3, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=2)
+    seconds, iterations = train_plain(cases, network, minutes=minutes)
+    segment_plain(sorted((raw / "imagesTs").iterdir()), network, out)
     return {"out": out, "seconds": seconds, "iterations": iterations, "beside": {}}
 
 

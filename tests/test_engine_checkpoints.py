@@ -188,23 +188,19 @@ class Toy:
         self.trainer.run([0] * 3, max_epochs=2)
 
 
-def test_only_what_is_left_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("key", "value", "said", "patches_left"), [
+    ("key", 6, "training goes on from iteration 4 of 6\n", 4), ("other", 106, "", 12),
+], ids=["the same key: what is left", "another key: all"])
+def test_only_a_checkpoint_of_the_same_key_is_used(
+    key: str, value: int, said: str, patches_left: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Toy(tmp_path / "key").run(stop_after=4)
-    toy = Toy(tmp_path / "key")
+    toy = Toy(tmp_path / key)
     toy.value = 100
     toy.run()
-    assert toy.value == 6
-    assert capsys.readouterr().out == "training goes on from iteration 4 of 6\n"
-    assert list(toy.order) == [8, 9, 10, 11]
-
-
-def test_a_checkpoint_of_another_key_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Toy(tmp_path / "key").run(stop_after=4)
-    toy = Toy(tmp_path / "other")
-    toy.value = 100
-    toy.run()
-    assert toy.value == 106
-    assert capsys.readouterr().out == ""
+    assert toy.value == value
+    assert capsys.readouterr().out == said
+    assert list(toy.order) == list(range(12 - patches_left, 12))
 
 
 def truncated(content: bytes) -> bytes:
