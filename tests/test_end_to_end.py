@@ -41,8 +41,9 @@ class Project:
     def results(self) -> dict[str, str]:
         work = self.root / "work" / self.experiment
         files = [work / "metrics.json", work / "cases.csv", work / "history.csv", work / "bundle/models/model.pt",
-                 work / "plan.yaml", work / "index.json"]
-        return {path.name: sha256_of_file(path) for path in files}
+                 work / "plan.yaml", work / "index.json",
+                 *(path for path in sorted((work / "predictions").rglob("*")) if path.is_file())]
+        return {path.relative_to(work).as_posix(): sha256_of_file(path) for path in files}
 
 
 def copy_of_project(target: Path) -> Path:
@@ -124,7 +125,7 @@ def test_the_unpacked_zip_with_the_wheel_gives_the_identical_segmentation(projec
     np.testing.assert_allclose(nib.load(made).affine, nib.load(scan).affine, atol=1e-5)
 
 
-def test_the_same_inputs_give_the_same_weights_and_metrics(project: Project) -> None:
+def test_the_same_inputs_give_the_same_weights_predictions_and_metrics(project: Project) -> None:
     first = project.results()
     for name in MADE:
         path = project.root / name

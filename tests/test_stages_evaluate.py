@@ -57,6 +57,15 @@ def test_a_lost_scan_counts_as_missed() -> None:
 
 
 @pytest.mark.usefixtures("experiment")
+def test_predictions_say_nothing_that_differs_from_run_to_run() -> None:
+    evaluate.run("tiny")
+    assert json.loads((WORK / "predictions/t1/report.json").read_text()) == {"input": "t1.nii.gz"}
+    lost = json.loads((WORK / "predictions/summary.json").read_text())["scans"][-1]
+    assert lost == {"input": "t3.nii.gz", "status": "failed", "message": "its gzip ends early"}
+    assert not (WORK / "predictions/summary.csv").exists()
+
+
+@pytest.mark.usefixtures("experiment")
 def test_metrics_are_means_over_cases_then_labels() -> None:
     evaluate.run("tiny")
     metrics = read_metrics(WORK / "metrics.json")
@@ -130,7 +139,8 @@ def test_a_prediction_of_an_earlier_run_is_not_scored_again(
 def test_a_prediction_on_another_grid_is_an_error(
     prediction: np.ndarray, affine: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on_another_grid(_: Path, scans: dict[str, Path], *, output_dir: Path) -> None:
+    def on_another_grid(bundle_root: Path, scans: dict[str, Path], *, output_dir: Path) -> None:
+        write_predictions(bundle_root, scans, output_dir=output_dir)
         for name in scans:
             write_scan(output_dir / name / "segmentation.nii.gz", prediction, affine)
 

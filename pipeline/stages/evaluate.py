@@ -1,6 +1,7 @@
 """bundle, index -> predictions/, cases.csv, lesions.csv, metrics.json, plots/: scores in each scan's native space."""
 
 import csv
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.scans import Scan
 from pipeline.metrics import find_lesions, score_label, size_class, size_classes
 from pipeline.records.errors import InputError
-from pipeline.records.files import folder_written_aside
+from pipeline.records.files import folder_written_aside, write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import Index, IndexedCase, Split, read_index
 from pipeline.records.settings import CONFIGS, EvaluationSettings, read_evaluation_settings
@@ -48,6 +49,7 @@ def run(experiment: str) -> None:
         if not any(output_dir.glob("*/segmentation.nii.gz")):
             raise InputError(folders.bundle, found=f"all {len(scans)} scans failed", wanted="a bundle that segments",
                              remedy="the lines above say why; nothing was scored", reason="all-scans-lost")
+        _leave_out_circumstances(output_dir)
     scores, lesions = score_cases(cases, folders.predictions, index=index, lesion_labels=settings.lesion_labels)
     write_table(folders.case_table, CaseScore, scores)
     write_table(folders.lesion_table, LesionScore, lesions)
@@ -151,6 +153,18 @@ def _share_found(lesions: list[LesionScore]) -> float:
 def _as_failed(row: CaseScore) -> CaseScore:
     """A lost scan is never an advantage: Dice and precision 0, and recall 0 where there was something to find."""
     return replace(row, dice=0.0, precision=0.0, recall=0.0 if row.truth_ml > 0 else math.nan, status="failed")
+
+
+def _leave_out_circumstances(predictions: Path) -> None:
+    """Removes what differs from run to run or folder to folder: how long each scan took, and where and when it lay."""
+    (predictions / "summary.csv").unlink(missing_ok=True)
+    summary = predictions / "summary.json"
+    content = json.loads(summary.read_text(encoding="utf-8"))
+    scans = [{key: value for key, value in scan.items() if key != "seconds"} for scan in content["scans"]]
+    write_json(summary, {**content, "scans": scans})
+    for path in predictions.glob("*/report.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, {key: value for key, value in report.items() if key not in ("seconds", "input_state")})
 
 
 def _mask(label_map: Scan, value: int) -> NDArray[np.bool_]:
