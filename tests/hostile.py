@@ -590,7 +590,7 @@ def zip_in_zip(folder: Path) -> str | None:
 def truncated_zip(folder: Path) -> str | None:
     _zip(folder / "a.zip", {"a.nii": _image().to_bytes()})
     (folder / "a.zip").write_bytes((folder / "a.zip").read_bytes()[:-30])
-    return "not-an-archive"
+    return "damaged-archive"
 
 
 @hostile

@@ -500,7 +500,7 @@ def test_zips_in_a_folder_are_looked_into_but_not_zips_in_them(tmp_path: Path) -
     nifti(tmp_path / "in/b.nii")
     result = find_scans(tmp_path / "in")
     assert places(result) == ["b.nii", "outer.zip/a.nii", "study.zip"]
-    assert refusals(result) == [("broken.zip", "not-an-archive")]
+    assert refusals(result) == [("broken.zip", "damaged-archive")]
 
 
 @pytest.mark.parametrize("error", [None, OSError(28, "full"), KeyboardInterrupt()])

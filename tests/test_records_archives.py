@@ -98,15 +98,19 @@ def test_an_unsafe_zip_member(source: Path, tmp_path: Path, name: str, mode: int
     assert not list(tmp_path.rglob("*escaped*"))
 
 
-@pytest.mark.parametrize("pack", [pack_tar("w", "Tiny"), pack_tar("w:gz", "Tiny"), pack_zip("Tiny/")],
-                         ids=["tar", "tar.gz", "zip"])
-def test_a_truncated_archive(source: Path, tmp_path: Path, pack: Callable[[Path, Path], None]) -> None:
+@pytest.mark.parametrize(("pack", "reasons"), [
+    (pack_tar("w", "Tiny"), ("damaged-archive", "not-an-archive")),
+    (pack_tar("w:gz", "Tiny"), ("damaged-archive", "not-an-archive")), (pack_zip("Tiny/"), ("damaged-archive",)),
+], ids=["tar", "tar.gz", "zip"])
+def test_a_truncated_archive(
+    source: Path, tmp_path: Path, pack: Callable[[Path, Path], None], reasons: tuple[str, ...]
+) -> None:
     archive = tmp_path / "archive"
     pack(source, archive)
     content = archive.read_bytes()
     for length in (len(content) // 8, len(content) // 2, 20):
         archive.write_bytes(content[:length])
-        assert refusal("tiny", "--from", str(archive)).reason in ("damaged-archive", "not-an-archive")
+        assert refusal("tiny", "--from", str(archive)).reason in reasons
         assert_nothing_left()
 
 

@@ -104,6 +104,9 @@ def _members_of(archive: Path, limits: Limits | None) -> Iterator[Sequence[Membe
             if limits is not None:
                 _refuse_unbounded(archive, opened)
             yield [_zip_member(opened, info) for info in opened.infolist()]
+    elif is_zip(archive):  # whose directory, at its end, is lost
+        raise InputError(archive, found="a zip archive that is cut off", wanted="a whole archive",
+                         remedy="copy or download it again", reason="damaged-archive")
     else:
         raise InputError(archive, found="neither a folder nor an archive", wanted="a folder, tar, tar.gz or zip",
                          remedy="give the dataset's folder or the archive it came in", reason="not-an-archive")
