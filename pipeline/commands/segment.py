@@ -12,6 +12,16 @@ from pipeline.records.bundles import require_bundle
 from pipeline.records.errors import InputError
 
 SWITCH = ("True", "False")
+HELP = {
+    "speed": "float32 and the windows of training, reduced precision, or less overlap too (default: fast)",
+    "irregular": "DICOM series with missing, tilted or uneven slices (default: refuse)",
+    "dicom_seg": "of DICOM scans: labels, probabilities too, or no SEG (default: binary)",
+    "resume": "leave out what an earlier run into the same folder did",
+    "strict": "refuse DICOM of another modality than the bundle's instead of warning",
+    "rtstruct": "of DICOM scans: contours too",
+    "probabilities": "write the probability of each class, as NIfTI",
+    "uncertainty": "write where the model is undecided, 0 to 1, as NIfTI",
+}
 # What MONAI imports where it is installed, and inference does not use: two thirds of the time before the first window.
 UNUSED = ("ignite", "matplotlib", "mlflow", "pandas", "scipy.signal", "skimage", "sklearn", "tensorboard")
 
@@ -26,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
         # What is not given is left to the bundle.
         if words == SWITCH:
-            parser.add_argument(*flags, action="store_true", default=argparse.SUPPRESS)
+            parser.add_argument(*flags, action="store_true", default=argparse.SUPPRESS, help=HELP[name])
         else:
-            parser.add_argument(*flags, choices=words, default=argparse.SUPPRESS)
+            parser.add_argument(*flags, choices=words, default=argparse.SUPPRESS, help=HELP[name])
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -56,6 +56,12 @@ class OutputSettings:
     probabilities: bool = False
     uncertainty: bool = False
 
+    @property
+    def only_for_dicom(self) -> list[str]:
+        """What was asked for beyond the default and only DICOM scans get."""
+        asked = {"--rtstruct": self.rtstruct, "--dicom_seg fractional": self.dicom_seg == "fractional"}
+        return [option for option, is_asked in asked.items() if is_asked]
+
     def needs_probabilities(self, scan: Scan) -> bool:
         """Returns whether the class probabilities are wanted on the scan's grid."""
         return self.probabilities or self.uncertainty or (self.dicom_seg == "fractional" and scan.planes is not None)

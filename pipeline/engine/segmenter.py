@@ -104,6 +104,9 @@ class Segmenter:
         """
         method = self.load()
         _make_folder(output_dir)
+        if found.scans and all(scan.series is None for scan in found.scans):
+            for option in method.settings.only_for_dicom:
+                print(f"{option} does nothing here: none of the scans is DICOM", file=sys.stderr)
         if self.resume:
             remove_unfinished(output_dir)
         run = ScanRun(method, output_dir, find_earlier(output_dir) if self.resume else EarlierResults({}))
