@@ -16,7 +16,7 @@ class Speed:
 
     Attributes:
         reduced_precision: convolutions in bfloat16 (float16 on older GPUs) where the device is faster so.
-        fits_windows: windows are stretched or shrunk to the scan where that saves work, and spread evenly.
+        fits_windows: windows are fitted to the scan as `fitted_window` says, and spread evenly.
         skips_air: windows stay inside the box around the body.
         overlap: share of a window that its neighbour covers again; None takes the bundle's own.
     """

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from pipeline.imaging.intensities import sample_step
 
-# A window is stretched over a scan that is longer by at most this factor, while it holds at most so many times the
-# voxels that were planned: one forward pass instead of the two to eight that overlapping windows take.
+# One window is stretched over a whole scan that is longer than it by at most this factor, while it holds at most so many
+# times the voxels that were planned: one forward pass instead of the two to eight that overlapping windows take.
 LONGEST_STRETCH = 1.5
 LARGEST_STRETCH = 3.0
 # No network here halves an axis more often than five times.
@@ -56,21 +56,20 @@ def place_windows(shape: Sequence[int], window: Sequence[int], *, overlap: float
 def fitted_window(shape: Sequence[int], planned: Sequence[int]) -> tuple[int, ...]:
     """Returns a window that covers a scan of `shape` with less work than the planned one, where there is such.
 
-    Edges stay multiples of the largest power of two in the planned edge, up to 32: the network's poolings divide it.
+    It is shorter where the scan is, and longer only if it then holds all of the scan: instance normalisation would see
+    more than it did in training, which is harmless only where a training patch was nearly a whole scan as well. Edges
+    stay multiples of the largest power of two in the planned edge, up to 32: the network's poolings divide it.
 
-    >>> fitted_window((43, 59, 30), (40, 56, 40)), fitted_window((200, 43, 90), (64, 40, 64))
-    ((48, 64, 32), (64, 48, 96))
+    >>> fitted_window((43, 59, 30), (40, 56, 40)), fitted_window((200, 43, 30), (64, 40, 64))
+    ((48, 64, 32), (64, 40, 32))
     """
-    fitted = list(planned)
     multiples = [min(edge & -edge, LARGEST_MULTIPLE) for edge in planned]
-    for axis, (size, edge, multiple) in enumerate(zip(shape, planned, multiples, strict=True)):
-        whole = ceil(size / multiple) * multiple
-        if whole <= edge or size <= LONGEST_STRETCH * edge:
-            fitted[axis] = whole
+    whole = tuple(ceil(size / multiple) * multiple for size, multiple in zip(shape, multiples, strict=True))
+    is_near = all(size <= LONGEST_STRETCH * edge for size, edge in zip(shape, planned, strict=True))
+    holds_all = is_near and prod(whole) <= LARGEST_STRETCH * prod(planned)
+    fitted = whole if holds_all else tuple(map(min, whole, planned))
     # Of a single multiple the poolings could leave one voxel, which instance normalisation cannot take.
-    is_too_small = fitted == multiples
-    is_too_large = prod(fitted) > LARGEST_STRETCH * prod(planned)
-    return tuple(planned) if is_too_small or is_too_large else tuple(fitted)
+    return tuple(planned) if list(fitted) == multiples else fitted
 
 
 def body_box(volume: torch.Tensor) -> tuple[slice, slice, slice]:
