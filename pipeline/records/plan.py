@@ -38,6 +38,8 @@ COMMENTS = {
     "precision": "float32, bfloat16 or float16 convolutions; null: the fastest that is safe.",
     "learning_rate": "Peak of the warm-up and cosine schedule.",
     "ema_momentum": "Share of each step's weights in the running average that is validated and kept.",
+    "loss": "dice_ce; dice or cross_entropy alone; tversky_ce: as dice_ce, but a miss may cost more than a false find.",
+    "recall_weight": "Of tversky_ce: what a missed voxel costs, of 1 shared with one found wrongly; else null.",
     "foreground_fraction": "Share of patches centred on a voxel of a label, each present label equally often.",
     "class_weights": "Of background and each label in the loss: the rarer, the heavier, because a miss costs more.",
     "rotation_rad": "Largest rotation of the augmentation about x, y, z (2D: the first counts).",
@@ -47,6 +49,7 @@ COMMENTS = {
 TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad")
 # Fields that only the schedule stage reads.
 OF_THE_SCHEDULE = ("memory_gib", "budget")
+LOSSES = ("dice_ce", "dice", "cross_entropy", "tversky_ce")
 PRECISIONS = ("float32", "bfloat16", "float16")
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 LIBRARIES_GIB = 1.0  # what torch and MONAI take before the first patch
@@ -76,6 +79,8 @@ class Plan:
     precision: str | None
     learning_rate: float
     ema_momentum: float
+    loss: str
+    recall_weight: float | None
     foreground_fraction: float
     class_weights: tuple[float, ...]
     rotation_rad: tuple[float, float, float]
@@ -145,10 +150,18 @@ def _length_claims(plan: Plan) -> dict[str, tuple[bool, str]]:
 def _data_claims(plan: Plan, labels: dict[str, int]) -> dict[str, tuple[bool, str]]:
     return {
         "labels": (plan.labels == labels, f"the dataset's own, {labels}"),
+        "loss": (plan.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
+        "recall_weight": _recall_weight_claim(plan),
         "class_weights": (len(plan.class_weights) == len(labels) + 1, f"{len(labels) + 1} numbers"),
         "learning_rate": (_is_number(plan.learning_rate) and plan.learning_rate > 0, "a number above 0, such as 0.001"),
         "ema_momentum": (_is_number(plan.ema_momentum) and 0 < plan.ema_momentum <= 0.5, "a number, 0 to 0.5"),
     }
+
+
+def _recall_weight_claim(plan: Plan) -> tuple[bool, str]:
+    if plan.loss != "tversky_ce":
+        return plan.recall_weight is None, "none: only `loss: tversky_ce` has one"
+    return _is_number(plan.recall_weight) and 0 < (plan.recall_weight or 0) < 1, "a number above 0 and below 1"
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.fingerprint import Fingerprint, class_weights, take_fingerprint
+from pipeline.engine.recipe import decide_loss
 from pipeline.engine.topology import (
     ARCHITECTURES,
     FEWEST_VOXELS,
@@ -235,6 +236,7 @@ def _decide_meaning(
 def _decide_recipe(decisions: Decisions, fingerprint: Fingerprint, *, labels: list[str]) -> None:
     decisions.make("learning_rate", 0.002, "the recipe's, for any data")
     decisions.make("ema_momentum", 0.002, "the recipe's: the average spans about the last 500 steps of a long training")
+    decide_loss(decisions)
     decisions.make("foreground_fraction", 0.75, "the recipe's: rare labels are seen as often as large ones")
     decisions.take("class_weights", class_weights(fingerprint, labels))
     decisions.take("rotation_rad", _rotation_rad(decisions.made["spacing_mm"].value))
