@@ -132,8 +132,12 @@ class Segmenter:
         """Loads the network where that is not done yet, and returns all that is the same for every scan.
 
         Raises:
-            InputError: as `load_weights`.
+            InputError: as `load_weights`; ``no-mirroring``: the model may not be mirrored.
         """
+        mirrors = getattr(self.parts["inferer"], "mirrors", None)
+        if mirrors is not None and not mirrors.axes:
+            raise InputError("--mirroring", found="a model that was trained without mirroring", reason="no-mirroring",
+                             wanted="one whose plan has `mirror_axes`", remedy="leave --mirroring out")
         if self.method is None:
             network = self.parts["network"]
             digest = load_weights(network, self.checkpoint, device=self.parts["device"])

@@ -43,10 +43,12 @@ COMMENTS = {
     "foreground_fraction": "Share of patches centred on a voxel of a label, each present label equally often.",
     "class_weights": "Of background and each label in the loss: the rarer, the heavier, because a miss costs more.",
     "rotation_rad": "Largest rotation of the augmentation about x, y, z (2D: the first counts).",
+    "mirror_axes": "Of the RAS volume; training mirrors half of the patches along each. 0 is left and right.",
+    "mirror_swaps": "Pairs of label values that exchange where left and right do.",
     "seed": "Seeds weights, patches and augmentation.",
 }
 # Fields that YAML gives back as lists.
-TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad")
+TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad", "mirror_axes", "mirror_swaps")
 # Fields that only the schedule stage reads.
 OF_THE_SCHEDULE = ("memory_gib", "budget")
 LOSSES = ("dice_ce", "dice", "cross_entropy", "tversky_ce")
@@ -84,6 +86,8 @@ class Plan:
     foreground_fraction: float
     class_weights: tuple[float, ...]
     rotation_rad: tuple[float, float, float]
+    mirror_axes: tuple[int, ...]
+    mirror_swaps: tuple[tuple[int, int], ...]
     seed: int
 
     @property
@@ -174,6 +178,11 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and value >= 1
 
 
+def as_tuple(value: Any) -> Any:
+    """Returns a list, and the lists in it, as tuples; anything else as it is."""
+    return tuple(as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
 def is_triple(value: Any) -> bool:
     """Returns whether the value is a list of three numbers."""
     return isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_number(one) for one in value)
@@ -194,5 +203,5 @@ def read_plan(path: Path) -> Plan:
     """
     content = read_exactly(path, {item.name for item in fields(Plan)},
                            remedy="run `python -m pipeline plan --experiment NAME`")
-    tuples = {key: tuple(content[key]) for key in TUPLES if content[key] is not None}
+    tuples = {key: as_tuple(content[key]) for key in TUPLES}
     return Plan(**{**content, **tuples})

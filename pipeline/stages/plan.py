@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.fingerprint import Fingerprint, class_weights, take_fingerprint
-from pipeline.engine.recipe import decide_loss
+from pipeline.engine.recipe import check_mirroring, decide_loss, decide_mirroring
 from pipeline.engine.topology import (
     ARCHITECTURES,
     FEWEST_VOXELS,
@@ -31,6 +31,7 @@ from pipeline.records.plan import (
     LIBRARIES_GIB,
     TUPLES,
     Plan,
+    as_tuple,
     budget_seconds,
     check_plan,
     is_count,
@@ -73,6 +74,7 @@ def run(experiment: str, *, explain: bool = False) -> None:
     decisions = decide(fingerprint, index, name=experiment, overrides=overrides)
     plan = plan_of(decisions)
     check_plan(plan, path, labels=index.labels)
+    check_mirroring(plan, index, path)
     if explain:
         print("\n".join(decisions.lines()))
         return
@@ -137,8 +139,7 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
         name: of the model.
         overrides: as `read_overrides` returns them.
     """
-    given = {key: tuple(value) if key in TUPLES and isinstance(value, list) else value
-             for key, value in overrides.items()}
+    given = {key: as_tuple(value) if key in TUPLES else value for key, value in overrides.items()}
     decisions = Decisions(given, "bundle.yaml")
     preset = decisions.make("preset", "standard", "the default")
     _decide_length(decisions, preset)
@@ -147,6 +148,7 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
     labels = dict(sorted(index.labels.items(), key=lambda item: item[1]))
     _decide_meaning(decisions, fingerprint, index, name=name, labels=labels)
     _decide_recipe(decisions, fingerprint, labels=list(labels))
+    decide_mirroring(decisions, index)
     return decisions
 
 
