@@ -67,7 +67,8 @@ def run_stages(project: Path, experiment: str, *stages: str) -> float:
 def run_once(project: Path, experiment: str, *, loss: str, weights: str, seed: int, iterations: int | None
              ) -> dict[str, Any]:
     """Trains and evaluates once; returns the scores of each label, the lesions, and what was trained with."""
-    chosen = yaml.safe_load((ROOT / f"configs/{experiment}/bundle.yaml").read_text()) | {"loss": loss, "seed": seed}
+    chosen = yaml.safe_load((ROOT / f"configs/{experiment}/bundle.yaml").read_text()) | {
+        "loss": loss, "seed": seed, "largest_component": []}  # else validation cases, which are scored here, choose it
     if iterations is not None:
         chosen = {key: value for key, value in chosen.items() if key not in ("budget", "preset", "validate_every")}
         chosen["iterations"] = iterations

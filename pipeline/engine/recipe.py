@@ -19,6 +19,11 @@ def decide_loss(decisions: Decisions) -> None:
         decisions.make("recall_weight", None, "only `loss: tversky_ce` has one")
 
 
+def decide_postprocessing(decisions: Decisions) -> None:
+    """Leaves it to the end of training, which labels are cleared of all but their largest component."""
+    decisions.make("largest_component", None, "the end of training, from the validation cases")
+
+
 def decide_mirroring(decisions: Decisions, index: Index) -> None:
     """Decides along which axes training mirrors, and which label values exchange where left and right do."""
     pairs, slice_axis = index.left_right, decisions.made["slice_axis"].value

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.engine.components import keep_largest
 from pipeline.engine.conveyor import conveyed
 from pipeline.engine.earlier import EarlierResults, free_folder, state_of
 from pipeline.engine.labelling import class_probabilities, label_scan
@@ -62,6 +63,7 @@ class Method:
     intensity_range: Sequence[float] | None
     speed: str
     irregular: str
+    largest_component: tuple[str, ...]
     settings: OutputSettings
     model: SegModel
 
@@ -84,7 +86,8 @@ class Method:
         parts = [version("segline"), self.names, self.intensity_range, self.modality, vars(self.inferer),
                  *((type(step).__name__, vars(step)) for step in (self.reader, *self.steps))]
         return {"speed": self.speed, "irregular": self.irregular, "mirroring": self.mirrors is not None,
-                **asdict(self.settings), "method": sha256_of_text(json.dumps(parts, default=_plain, sort_keys=True))}
+                "largest_component": list(self.largest_component), **asdict(self.settings),
+                "method": sha256_of_text(json.dumps(parts, default=_plain, sort_keys=True))}
 
 
 def _plain(value: object) -> object:
@@ -199,6 +202,7 @@ class ScanRun:
             wanted = self.method.settings.needs_probabilities(scan)
             probabilities = tuple(class_probabilities(logits, regrid)) if wanted else ()
             labelling = label_scan(logits, regrid, values=list(self.method.names.values.values()))
+            keep_largest(labelling.labelmap[labelling.box], self.method.largest_component, self.method.names.values)
         return Segmented(scan, labelling.labelmap, labelling.box, probabilities)
 
     def _written(self, labelled: _Labelled) -> ScanResult:

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.records.commented_yaml import commented_yaml, plain
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
+from pipeline.records.postprocessing import EVERYTHING
 from pipeline.records.strict_yaml import read_exactly
 
 # What each value means: written above its line, for the people who read the plan before they override it.
@@ -45,10 +46,13 @@ COMMENTS = {
     "rotation_rad": "Largest rotation of the augmentation about x, y, z (2D: the first counts).",
     "mirror_axes": "Of the RAS volume; training mirrors half of the patches along each. 0 is left and right.",
     "mirror_swaps": "Pairs of label values that exchange where left and right do.",
+    "largest_component": "Labels of which only the largest component is kept, or ['*']: of all together; null: what "
+                         "is worth it on the validation cases, at the end of training.",
     "seed": "Seeds weights, patches and augmentation.",
 }
 # Fields that YAML gives back as lists.
-TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad", "mirror_axes", "mirror_swaps")
+TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad", "mirror_axes", "mirror_swaps",
+          "largest_component")
 # Fields that only the schedule stage reads.
 OF_THE_SCHEDULE = ("memory_gib", "budget")
 LOSSES = ("dice_ce", "dice", "cross_entropy", "tversky_ce")
@@ -88,6 +92,7 @@ class Plan:
     rotation_rad: tuple[float, float, float]
     mirror_axes: tuple[int, ...]
     mirror_swaps: tuple[tuple[int, int], ...]
+    largest_component: tuple[str, ...] | None
     seed: int
 
     @property
@@ -156,10 +161,17 @@ def _data_claims(plan: Plan, labels: dict[str, int]) -> dict[str, tuple[bool, st
         "labels": (plan.labels == labels, f"the dataset's own, {labels}"),
         "loss": (plan.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
         "recall_weight": _recall_weight_claim(plan),
+        "largest_component": _largest_component_claim(plan, labels),
         "class_weights": (len(plan.class_weights) == len(labels) + 1, f"{len(labels) + 1} numbers"),
         "learning_rate": (_is_number(plan.learning_rate) and plan.learning_rate > 0, "a number above 0, such as 0.001"),
         "ema_momentum": (_is_number(plan.ema_momentum) and 0 < plan.ema_momentum <= 0.5, "a number, 0 to 0.5"),
     }
+
+
+def _largest_component_claim(plan: Plan, labels: dict[str, int]) -> tuple[bool, str]:
+    chosen = plan.largest_component
+    holds = chosen in (None, (EVERYTHING,)) or (isinstance(chosen, tuple) and all(name in labels for name in chosen))
+    return holds, f"a list of some of {', '.join(labels)}, or ['*'] for all of them together"
 
 
 def _recall_weight_claim(plan: Plan) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.fingerprint import Fingerprint, class_weights, take_fingerprint
-from pipeline.engine.recipe import check_mirroring, decide_loss, decide_mirroring
+from pipeline.engine.recipe import check_mirroring, decide_loss, decide_mirroring, decide_postprocessing
 from pipeline.engine.topology import (
     ARCHITECTURES,
     FEWEST_VOXELS,
@@ -149,6 +149,7 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
     _decide_meaning(decisions, fingerprint, index, name=name, labels=labels)
     _decide_recipe(decisions, fingerprint, labels=list(labels))
     decide_mirroring(decisions, index)
+    decide_postprocessing(decisions)
     return decisions
 
 
