@@ -27,10 +27,11 @@ def decide_postprocessing(decisions: Decisions) -> None:
 def decide_mirroring(decisions: Decisions, index: Index) -> None:
     """Decides along which axes training mirrors, and which label values exchange where left and right do."""
     pairs, slice_axis = index.left_right, decisions.made["slice_axis"].value
+    axes: tuple[int, ...] = ()
     if pairs is None:
-        axes, why = (), "data.yaml declares no `left_right`: the mirror image of a patient is another patient"
+        why = "data.yaml declares no `left_right`: the mirror image of a patient is another patient"
     elif slice_axis == LEFT_RIGHT:
-        axes, why = (), "slices across left and right do not show them"
+        why = "slices across left and right do not show them"
     else:
         axes, why = (LEFT_RIGHT,), "`left_right` in data.yaml"
     decisions.make("mirror_axes", axes, why)
