@@ -1,5 +1,6 @@
 """What is chosen on made-up validation cases: the network's answer is the image itself."""
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,10 @@ def test_a_training_ends_with_the_choice_in_its_bundle_the_same_each_time(tmp_pa
         inference = training.root / "bundle/configs/inference.yaml"
         assert yaml.safe_load(inference.read_text())["largest_component"] == choice["chosen"]
         digests.append([sha256_of_file(training.root / "bundle" / LARGEST_COMPONENT), sha256_of_file(inference)])
+        # Its curves have each label's Dice and recall, here those of the only one.
+        last = list(csv.DictReader(training.history.open()))[-1]
+        assert float(last["validation_dice.foreground"]) == pytest.approx(float(last["validation_dice"]))
+        assert 0 < float(last["validation_recall.foreground"]) <= 1
     assert digests[0] == digests[1]
 
 
