@@ -14,6 +14,7 @@ from monai.transforms import Compose
 
 from pipeline.records.files import sha256_of_file, write_json, write_text
 from pipeline.records.plan import Plan, read_plan
+from pipeline.records.postprocessing import LARGEST_COMPONENT
 
 CONFIGS = {"train": ("common.yaml", "train.yaml"), "inference": ("common.yaml", "inference.yaml")}
 WEIGHTS = "model.pt"
@@ -53,7 +54,11 @@ def merged_config(template: Path, names: Sequence[str], *, values: Sequence[Path
     for path in values:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         merged.update({key: value for key, value in content.items() if key in merged})
-    return yaml.safe_dump(merged, sort_keys=False, default_flow_style=None, width=120)
+    return _as_yaml(merged)
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, default_flow_style=None, width=120)
 
 
 def planned_metadata(metadata: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
@@ -83,6 +88,8 @@ def _installed_versions(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
     """Trains a bundle by its own `configs/train.yaml`; leaves the averaged weights with their SHA-256.
 
+    Then the validation cases decide what of inference's `largest_component` is worth it; why is in `LARGEST_COMPONENT`.
+
     With `resume_file` among the overrides a training that was killed or stopped goes on where it was.
 
     Raises:
@@ -97,6 +104,11 @@ def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
         workflow.run()
     weights = bundle_root / "models" / WEIGHTS
     write_text(weights.with_suffix(".pt.sha256"), f"{sha256_of_file(weights)}  {WEIGHTS}\n")
+    choice = workflow.parser.get_parsed_content("validate#largest_component").choose()
+    write_json(bundle_root / LARGEST_COMPONENT, choice)
+    path = bundle_root / "configs/inference.yaml"
+    inference = yaml.safe_load(path.read_text(encoding="utf-8"))
+    write_text(path, _as_yaml({**inference, "largest_component": choice["chosen"]}))
 
 
 def open_segmenter(bundle_root: Path, **overrides: Any) -> Any:

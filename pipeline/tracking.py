@@ -85,13 +85,18 @@ def publisher_of_curves(run_id: str | None) -> Callable[[dict[str, float], int],
 
     def publish(values: dict[str, float], step: int) -> None:
         try:
-            _log_curves(client, run_id, {name: [(step, value)] for name, value in values.items()})
+            _log_curves(client, run_id, {metric_name(name): [(step, value)] for name, value in values.items()})
         except Exception as error:  # the same as in start_run; the track stage fills the gap
             if not lost:
                 print(f"MLflow: live curves stopped ({_first_line(error)}); training goes on", file=sys.stderr)
             lost.append(error)
 
     return publish
+
+
+def metric_name(key: str) -> str:
+    """Returns a name that MLflow takes: it reads some characters of label names as path separators."""
+    return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in key)
 
 
 def _local_store() -> str:

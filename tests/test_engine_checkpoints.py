@@ -39,6 +39,8 @@ def whole(dims: int, tmp_path_factory: pytest.TempPathFactory) -> Training:
 def assert_ended_alike(training: Training, whole: Training) -> None:
     assert training.history.read_bytes() == whole.history.read_bytes()
     assert training.weights.read_bytes() == whole.weights.read_bytes()
+    for name in ("configs/inference.yaml", "docs/largest_component.json"):
+        assert (training.root / "bundle" / name).read_bytes() == (whole.root / "bundle" / name).read_bytes()
     digest = training.weights.with_name("model.pt.sha256")
     assert digest.read_text() == whole.weights.with_name("model.pt.sha256").read_text()
 

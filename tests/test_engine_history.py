@@ -15,12 +15,12 @@ from pipeline.records.errors import InputError
 class Watched:
     """A trainer of epochs of three iterations whose losses are given, validated in even epochs."""
 
-    def __init__(self, path: Path, losses: list[Any]) -> None:
+    def __init__(self, path: Path, losses: list[Any], labels: tuple[str, ...] = ()) -> None:
         self.published: list[tuple[int, dict[str, float]]] = []
         self.evaluator = Engine(lambda *_: None)
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
         self.history = History(path, evaluator=self.evaluator, optimizer=optimizer,
-                               publish=lambda values, step: self.published.append((step, values)))
+                               publish=lambda values, step: self.published.append((step, values)), labels=labels)
         self.losses = losses
         self.trainer = Engine(self._step)
         self.trainer.register_events(*IterationEvents)
@@ -72,6 +72,26 @@ def test_a_restored_history_writes_and_publishes_what_was(tmp_path: Path) -> Non
     second.trainer.run([0] * 2)
     # (4 + 1 + 1) / 3: the loss before the interruption counts.
     assert [row["train_loss"] for row in rows(tmp_path / "again.csv")] == ["2.0", "2.0"]
+
+
+def test_each_label_has_its_dice_and_recall_over_the_cases_that_have_it(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "history.csv", [1.0] * 6, labels=("organ", "lesion", "cyst"))
+    nan = float("nan")
+    watched.evaluator.state.metric_details = {
+        "validation_dice": torch.tensor([[0.5, nan, nan], [1.0, 0.25, nan]]),
+        # True positives, false positives, true negatives, false negatives of each label, case by case.
+        "validation_recall": torch.tensor([[[3.0, 1, 5, 1], [0, 2, 8, 0], [0, 0, 10, 0]],
+                                           [[5.0, 0, 5, 0], [1, 1, 5, 3], [0, 0, 10, 0]]]),
+    }
+    watched.run(2)
+    first, second = rows(tmp_path / "history.csv")
+    assert first["validation_dice.organ"] == first["validation_recall.lesion"] == ""
+    # Of the organ (0.5 + 1) / 2 and (3/4 + 5/5) / 2; of the lesion one case, 1/4; of the cyst none.
+    assert {name: second[name] for name in second if "." in name} == {
+        "validation_dice.organ": "0.75", "validation_dice.lesion": "0.25", "validation_dice.cyst": "",
+        "validation_recall.organ": "0.875", "validation_recall.lesion": "0.25", "validation_recall.cyst": ""}
+    assert watched.published[1][1]["validation_recall.organ"] == 0.875
+    assert "validation_dice.cyst" not in watched.published[1][1]
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

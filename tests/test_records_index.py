@@ -26,6 +26,12 @@ def test_reading_returns_what_was_written(index: Index, tmp_path: Path) -> None:
     assert read_index(tmp_path / "index.json") == index
 
 
+@pytest.mark.parametrize("left_right", [None, (), (("left", "right"),)])
+def test_sides_survive_the_file(left_right: tuple[tuple[str, str], ...] | None, index: Index, tmp_path: Path) -> None:
+    write_index(tmp_path / "index.json", replace(index, left_right=left_right))
+    assert read_index(tmp_path / "index.json").left_right == left_right
+
+
 def test_writing_again_gives_the_same_bytes(index: Index, tmp_path: Path) -> None:
     write_index(tmp_path / "one.json", index)
     write_index(tmp_path / "two.json", read_index(tmp_path / "one.json"))

@@ -53,6 +53,17 @@ def test_history_with_windows_line_ends_and_gaps_is_read(tmp_path: Path) -> None
     assert second == TrainingPoint(20, 2, 1.25, 0.75, 2e-05)
 
 
+def test_history_may_have_more_columns_and_other_tables_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text("iteration,epoch,train_loss,validation_dice,learning_rate,validation_dice.organ\n10,1,1.5,,0.1,0.5\n")
+    (point,) = read_table(path, TrainingPoint)
+    assert (point.iteration, point.learning_rate) == (10, 0.1)
+    write_table(path, LesionScore, [LESION])
+    path.write_text(path.read_text().replace("found", "found,more"))
+    with pytest.raises(InputError, match="columns case_id"):
+        read_table(path, LesionScore)
+
+
 def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
     write_table(tmp_path / "cases.csv", CaseScore, [replace(SCORE, dice=np.float64(1 / 3))])
     assert ",organ,0.333333,0.25," in (tmp_path / "cases.csv").read_text()

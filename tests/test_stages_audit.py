@@ -64,6 +64,14 @@ def test_the_index_of_sound_cases() -> None:
     assert findings() == []
 
 
+def test_what_is_declared_of_left_and_right_stands_in_the_index() -> None:
+    CONFIG.write_text(SETTINGS + "left_right: [[organ, lesion]]\n")
+    audit.run("tiny")
+    assert read_index(WORK / "index.json").left_right == (("organ", "lesion"),)
+    CONFIG.write_text(SETTINGS + "left_right: [[organ, lung]]\n")
+    assert refusal().reason == "invalid-value"
+
+
 def test_patients_stay_together_and_every_split_has_one() -> None:
     audit.run("tiny")
     index = read_index(WORK / "index.json")
@@ -216,7 +224,7 @@ def test_the_command_line_says_it_in_one_line(repository: Path) -> None:
     done = python(repository, "-m", "pipeline", "audit", "--experiment", "tiny")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, layout, "
-                           "patient, split; did you mean `layout`?\n")
+                           "left_right, patient, split; did you mean `layout`?\n")
 
 
 def test_the_audit_imports_nothing_heavy(repository: Path) -> None:

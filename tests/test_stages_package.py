@@ -29,3 +29,5 @@ def test_the_model_card_says_where_a_score_is_not_defined() -> None:
     assert "| organ | 0.950 | 0.950 | 0.950 |" in card
     assert "| lesion | not defined | not defined | not defined |" in card
     assert "licence: CC0" in card
+    assert "component" not in card
+    assert "\n- Kept: the largest.\n" in model_card("liver_3d", INDEX, PLAN, {"test": test}, "Kept: the largest.")

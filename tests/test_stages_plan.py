@@ -92,6 +92,8 @@ def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path
 @pytest.mark.parametrize("overrides", [
     {"patch_size": [41, 56, 40]}, {"patch_size": [64, 64]}, {"spacing_mm": [1.0, 1.0]}, {"labels": {"one": 1}},
     {"class_weights": [1.0, 1.0]}, {"epochs": 0}, {"validate_every": 99}, {"iterations": 10}, {"batch_size": 0},
+    {"loss": "focal"}, {"recall_weight": 0.7}, {"loss": "tversky_ce"}, {"loss": "tversky_ce", "recall_weight": 1},
+    {"largest_component": ["three"]}, {"largest_component": "one"}, {"largest_component": ["*", "one"]},
     {"precision": "int8"}, {"ema_momentum": 0}, {"ema_momentum": "1e-3"}, {"learning_rate": "1e-3"},
 ])
 def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object]) -> None:
@@ -101,6 +103,18 @@ def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object])
     with pytest.raises(InputError, match=r"^bundle\.yaml: `\w+: .*`; expected .*; correct it") as caught:
         check_plan(replace(plan, **tuples), Path("bundle.yaml"), labels=INDEX.labels)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("overrides", "loss", "recall_weight"), [
+    ({}, "dice_ce", None), ({"loss": "dice"}, "dice", None), ({"loss": "cross_entropy"}, "cross_entropy", None),
+    ({"loss": "tversky_ce"}, "tversky_ce", 0.7), ({"loss": "tversky_ce", "recall_weight": 0.6}, "tversky_ce", 0.6),
+])
+def test_a_loss_has_a_recall_weight_where_it_takes_one(
+    overrides: dict[str, object], loss: str, recall_weight: float | None
+) -> None:
+    plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, name="d_3d", overrides=overrides)
+    check_plan(plan, Path("bundle.yaml"), labels=INDEX.labels)
+    assert (plan.loss, plan.recall_weight) == (loss, recall_weight)
 
 
 def test_an_unknown_override_names_the_nearest_key(tmp_path: Path) -> None:

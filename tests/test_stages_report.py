@@ -65,6 +65,8 @@ def finish_experiment() -> None:
     (WORK / "audit.json").write_text(json.dumps([finding]))
     (WORK / "bundle/models").mkdir(parents=True, exist_ok=True)
     (WORK / "bundle/models/model.pt.sha256").write_text("ab12cd  model.pt\n")
+    (WORK / "bundle/docs").mkdir(exist_ok=True)
+    (WORK / "bundle/docs/largest_component.json").write_text('{"chosen": ["organ"], "why": "set in bundle.yaml"}')
     evaluate.run("tiny")
 
 
@@ -102,7 +104,8 @@ def test_the_page_says_on_which_data_and_what_was_run() -> None:
     for expected in ("train 1 1 1 1", "validation 1 1 1 0", "test 3 3 3 2", "Licence CC0-1.0", "12 × 10 × 6 voxels",
                      "1 × 1 × 2 mm", "not-finite error imagesTr/x9.nii.gz 3 voxels <nan>", "slice_axis none",
                      "_target_: UNet", "ab12cd", "the last point are kept (best: 0.812 at iteration 200)",
-                     "iterations 40", "Training loss, last 0.500", "Research use only"):
+                     "iterations 40", "Only the largest component of organ is kept, as bundle.yaml says.",
+                     "Training loss, last 0.500", "Research use only"):
         assert expected in text
 
 

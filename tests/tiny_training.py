@@ -97,9 +97,13 @@ class Training:
         return Outcome(process.exitcode, log.read_text())
 
 
-def make_training(root: Path, *, dims: int = 3, interval_s: float = 0.0, **overrides: Any) -> Training:
-    """Writes cache and configuration; `interval_s` is the time between two checkpoints."""
-    _write_cache(root / "cache")
+def make_training(root: Path, *, dims: int = 3, interval_s: float = 0.0, validation: int = 1,
+                  **overrides: Any) -> Training:
+    """Writes cache and configuration; `interval_s` is the time between two checkpoints.
+
+    `validation` is how many cases there are for it.
+    """
+    _write_cache(root / "cache", validation)
     config = ConfigParser.load_config_files([str(CONFIGS / name) for name in ("common.yaml", "train.yaml")])
     config |= {
         "spatial_dims": dims, "slice_axis": None if dims == 3 else 2, "patch_size": [16, 16, 16 if dims == 3 else 1],
@@ -110,16 +114,18 @@ def make_training(root: Path, *, dims: int = 3, interval_s: float = 0.0, **overr
     config["train"]["checkpoints"]["interval_s"] = interval_s
     (root / "bundle/configs").mkdir(parents=True)
     (root / "bundle/configs/train.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    inference = ConfigParser.load_config_files([str(CONFIGS / name) for name in ("common.yaml", "inference.yaml")])
+    (root / "bundle/configs/inference.yaml").write_text(yaml.safe_dump(inference, sort_keys=False))
     for name in ("metadata.json", "logging.conf"):  # MONAI complains where they are missing
         shutil.copyfile(CONFIGS / name, root / "bundle/configs" / name)
     return Training(root)
 
 
-def _write_cache(folder: Path) -> None:
+def _write_cache(folder: Path, validation: int) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     cases = [CachedCase(name, "train", folder, "", "") for name in ("a", "b")]
-    cases.append(CachedCase("c", "validation", folder, "", ""))
+    cases += [CachedCase(name, "validation", folder, "", "") for name in "cdefghij"[:validation]]
     for case in cases:
         label = np.zeros((20, 18, 16), dtype=np.uint8)
         label[4:12, 5:12, 4:10] = 1

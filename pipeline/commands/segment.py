@@ -18,6 +18,7 @@ HELP = {
     "dicom_seg": "of DICOM scans: labels, probabilities too, or no SEG (default: binary)",
     "resume": "leave out what an earlier run into the same folder did",
     "strict": "refuse DICOM of another modality than the bundle's instead of warning",
+    "mirroring": "average over mirrored scans, for 2 to 8 times the work",
     "rtstruct": "of DICOM scans: contours too",
     "probabilities": "write the probability of each class, as NIfTI",
     "uncertainty": "write where the model is undecided, 0 to 1, as NIfTI",

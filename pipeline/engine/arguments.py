@@ -28,7 +28,7 @@ CHOICES = {
     "speed": tuple(SPEEDS),
     "irregular": ("refuse", "resample"),
     "dicom_seg": ("binary", "fractional", "none"),
-    **dict.fromkeys(("resume", "strict", "rtstruct", "probabilities", "uncertainty"), ("True", "False")),
+    **dict.fromkeys(("resume", "strict", "mirroring", "rtstruct", "probabilities", "uncertainty"), ("True", "False")),
 }
 TRACKING_ARGUMENTS = ("output_dir", "tracking_uri", "experiment_name", "run_name", "save_execute_config")
 

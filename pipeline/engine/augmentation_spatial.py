@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.engine.augmentation_sampling import along_axes, linear_weights, sampled
 from pipeline.records.errors import InputError
+from pipeline.records.sides import LEFT_RIGHT
 
 Floats: TypeAlias = NDArray[np.float64]
 ANGLES_TRIED = 25  # about each axis, when the reach of a rotated patch is worked out
@@ -56,6 +57,7 @@ class SpatialAugmentation:
         scale: largest departure of the factor from 1; a number: one factor for all axes, a sequence: one for each.
         shift_voxels: largest shift along each axis.
         mirror_axes: each is mirrored in half of the patches. Only what anatomy allows: mirrored left is right.
+        exchanged: for each class the one that it becomes where left and right, axis 0, are mirrored; none: itself.
         elastic_prob: share of the patches that are deformed.
         elastic_voxels: largest displacement, in voxels of the finest axis.
         elastic_spacing_voxels: between the knots that are displaced at random, in voxels of the finest axis. Less than
@@ -68,7 +70,7 @@ class SpatialAugmentation:
     def __init__(
         self, *, patch_size: Sequence[int], slice_axis: int | None = None, spacing_mm: Sequence[float] | None = None,
         prob: float = 0.7, rotation_rad: Sequence[float] = (0.26, 0.26, 0.26), scale: float | Sequence[float] = 0.15,
-        shift_voxels: Sequence[float] | None = None, mirror_axes: Sequence[int] = (),
+        shift_voxels: Sequence[float] | None = None, mirror_axes: Sequence[int] = (), exchanged: Sequence[int] = (),
         elastic_prob: float = 0.2, elastic_voxels: float = 2.0, elastic_spacing_voxels: float = 12.0,
     ) -> None:
         self.full_size = tuple(patch_size)
@@ -82,6 +84,7 @@ class SpatialAugmentation:
         self.scale = np.array([scale[axis] if isinstance(scale, Sequence) else scale for axis in self.axes])
         self.shift = np.array([0.0 if shift_voxels is None else shift_voxels[axis] for axis in self.axes])
         self.may_mirror = np.array([axis in mirror_axes for axis in self.axes])
+        self.exchanged = tuple(exchanged) if tuple(exchanged) != tuple(range(len(exchanged))) else ()
         _check(self, mirror_axes, elastic_voxels, elastic_spacing_voxels)
         finest = self.spacing.min() / self.spacing
         self.elastic = elastic_voxels * finest * (elastic_prob > 0)
@@ -112,6 +115,7 @@ class SpatialAugmentation:
         self, image: torch.Tensor, label: torch.Tensor, maps: SpatialMaps
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the patches that `maps` describe."""
+        label = self._with_sides(label, maps)
         moved = [i for i, is_moved in enumerate(maps.moved()) if is_moved]
         everything = len(moved) == len(image)
         image_cut, label_cut = (batch if everything else self._cut(batch, maps) for batch in (image, label))
@@ -122,6 +126,18 @@ class SpatialAugmentation:
             return sampled(image.float(), label, points)
         image_cut[moved], label_cut[moved] = sampled(image[moved].float(), label[moved], points)
         return image_cut, label_cut
+
+    def _with_sides(self, label: torch.Tensor, maps: SpatialMaps) -> torch.Tensor:
+        """Returns the labels with those exchanged that name a side, in samples whose left and right are mirrored."""
+        if not self.exchanged or LEFT_RIGHT not in self.axes:
+            return label
+        swapped = np.flatnonzero(maps.mirrored[:, self.axes.index(LEFT_RIGHT)]).tolist()
+        if not swapped:
+            return label
+        label = label.clone()
+        becomes = torch.tensor(self.exchanged, dtype=label.dtype, device=label.device)
+        label[swapped] = becomes[label[swapped].long()]
+        return label
 
     def _reach(self) -> Floats:
         """Returns how far from the centre, in voxels along each axis, the farthest point lies that can be sampled."""

@@ -18,10 +18,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from monai.losses import DiceCELoss
 
 from pipeline.bundle import network_of
 from pipeline.engine.allocator import keep_freed_memory
+from pipeline.engine.losses import loss_named
 from pipeline.engine.precision import AutocastInferer, is_safe_in_bfloat16
 from pipeline.engine.speeds import reduced_dtype
 from pipeline.records.plan import Plan
@@ -228,8 +228,7 @@ def _training_step(plan: Plan, setting: Setting, batch_size: int, device: torch.
     forward = torch.compile(network) if setting.compile else network
     image = torch.randn(batch_size, channels, *spatial, device=device)
     label = torch.randint(len(plan.labels) + 1, (batch_size, 1, *spatial), device=device)
-    loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True,
-                      weight=torch.tensor(plan.class_weights, device=device))
+    loss = loss_named(plan.loss, class_weights=plan.class_weights, recall_weight=plan.recall_weight, device=device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate)
     inferer = AutocastInferer(setting.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=setting.precision == "float16")

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from pipeline.records.errors import InputError
 from pipeline.records.files import written_aside
 
 COLUMNS = ("iteration", "epoch", "train_loss", "validation_dice", "learning_rate")
+# Of each label as well: the validation's metrics that the evaluator keeps case by case.
+DICE, RECALL = "validation_dice", "validation_recall"
 Publish = Callable[[dict[str, float], int], None]
 # Iterations between two readings of the loss on an accelerator: each makes the host wait for it.
 READ_EVERY = 10
@@ -27,17 +29,28 @@ class History:
     Attach it after the ValidationHandler, so that an epoch's validation is over when its row is written. The loss is
     read in every iteration on a CPU and every `READ_EVERY` iterations elsewhere.
 
+    Args:
+        path: of the table.
+        evaluator: of the validation; with `labels` it has the metrics `DICE` and `RECALL`.
+        optimizer: whose learning rate is noted.
+        publish: gets the numbers of each row.
+        labels: in the order of the network's classes; each gets columns ``validation_dice.<label>`` and
+            ``validation_recall.<label>``, means over the cases whose truth has it, empty where none has.
+
     Raises:
         InputError: ``nan-loss``, in the iteration that reads a loss that is not finite.
     """
 
     def __init__(
-        self, path: str | Path, *, evaluator: Engine, optimizer: torch.optim.Optimizer, publish: Publish
+        self, path: str | Path, *, evaluator: Engine, optimizer: torch.optim.Optimizer, publish: Publish,
+        labels: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self.evaluator = evaluator
         self.optimizer = optimizer
         self.publish = publish
+        self.labels = tuple(labels)
+        self.columns = (*COLUMNS, *(f"{metric}.{label}" for metric in (DICE, RECALL) for label in self.labels))
         self.rows: list[dict[str, float]] = []
         self.losses: list[float] = []  # of the running epoch
         # Iteration, ids of the cases in its batch, and its loss on the device.
@@ -103,6 +116,7 @@ class History:
         # The evaluator's epoch is the trainer's where validation ran in this one.
         if self.evaluator.state.epoch == state.epoch:
             row["validation_dice"] = float(self.evaluator.state.metrics["validation_dice"])
+            row |= self._by_label()
         self.losses = []
         self.rows.append(row)
         self._write_table()
@@ -111,9 +125,21 @@ class History:
         with tqdm.external_write_mode():  # around a bar, where there is one
             print(f"epoch {state.epoch}/{state.max_epochs}: loss {train_loss:.4f}{dice}", flush=True)
 
+    def _by_label(self) -> dict[str, float]:
+        """Returns each label's mean Dice and recall in the last validation, where they are defined."""
+        if not self.labels:
+            return {}
+        details = self.evaluator.state.metric_details
+        counts = details[RECALL].double()  # cases, labels, and their true and false positives, true and false negatives
+        found, missed = counts[..., 0], counts[..., 3]
+        cases = {DICE: details[DICE].double(), RECALL: found / (found + missed)}
+        means = {f"{metric}.{label}": float(values[:, number].nanmean()) for metric, values in cases.items()
+                 for number, label in enumerate(self.labels)}
+        return {name: value for name, value in means.items() if math.isfinite(value)}
+
     def _write_table(self) -> None:
         with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
+            writer = csv.DictWriter(stream, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
 

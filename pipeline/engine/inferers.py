@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from math import prod
 from typing import Any
 
@@ -10,6 +11,7 @@ from monai.inferers import Inferer
 from torch.nn import functional
 
 from pipeline.engine.memory import room_for
+from pipeline.engine.mirroring import Mirrors
 from pipeline.engine.speeds import reduced_dtype, speed_named
 from pipeline.engine.windows import Start, body_box, fitted_window, place_windows, window_weights
 from pipeline.records.errors import InputError
@@ -37,17 +39,19 @@ class WindowInferer(Inferer):
         window_batch: 3D windows per forward pass; None takes what is fastest on the device.
         overlap: share of a window that its neighbour covers again, 0 to below 1.
         speed: a name in `pipeline.engine.speeds.SPEEDS`.
+        mirrors: the ways to mirror over which each window's class probabilities are averaged; None: it is seen once.
 
     Raises:
         InputError: ``unknown-speed``.
     """
 
     def __init__(self, patch_size: Sequence[int], *, slice_axis: int | None, window_batch: int | None = None,
-                 overlap: float = 0.5, speed: str = "exact") -> None:
+                 overlap: float = 0.5, speed: str = "exact", mirrors: Mirrors | None = None) -> None:
         self.planned = tuple(patch_size)
         self.slice_axis = slice_axis
         self.window_batch = window_batch
         self.speed = speed_named(speed)
+        self.mirrors = mirrors
         self.overlap = overlap if self.speed.overlap is None else min(overlap, self.speed.overlap)
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -58,6 +62,12 @@ class WindowInferer(Inferer):
         forward = self._forward(network, inputs.device, args, kwargs)
         found = [self._in_body(volume, forward) for volume in inputs]
         return found[0][None] if len(found) == 1 else torch.stack(found)
+
+    def without_mirrors(self) -> "WindowInferer":
+        """Returns the same inferer, which sees each window once."""
+        other = copy(self)
+        other.mirrors = None
+        return other
 
     def _in_body(self, volume: torch.Tensor, forward: Network) -> torch.Tensor:
         """Returns logits ``(classes, x, y, z)``; where air is skipped, they are certain of the background there."""
@@ -135,7 +145,8 @@ class WindowInferer(Inferer):
                 logits = torch.as_tensor(network(windows, *args, **kwargs)).float()
             return logits if self.slice_axis is None else logits.unsqueeze(self.slice_axis + 2)
 
-        return forward
+        mirrors = self.mirrors
+        return forward if mirrors is None else lambda windows: mirrors.average(windows, forward)
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         dtype = reduced_dtype(device.type) if self.speed.reduced_precision else None

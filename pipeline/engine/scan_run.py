@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from pipeline.engine.components import keep_largest
 from pipeline.engine.conveyor import conveyed
 from pipeline.engine.earlier import EarlierResults, free_folder, state_of
 from pipeline.engine.labelling import class_probabilities, label_scan
 from pipeline.engine.memory import COPIES_OF_SCORES, free_bytes
+from pipeline.engine.mirroring import Mirrors
 from pipeline.engine.outputs import (
     NOTICE,
     LabelNames,
@@ -36,6 +38,7 @@ from pipeline.imaging.scans import Scan
 from pipeline.imaging.series_choice import IMAGE_MODALITIES
 from pipeline.records.errors import input_error_behind
 from pipeline.records.files import folder_written_aside, sha256_of_text
+from pipeline.records.sides import LEFT_RIGHT, WITHOUT_SIDES
 
 logger = logging.getLogger(__name__)
 IMAGE = "image"
@@ -60,8 +63,19 @@ class Method:
     intensity_range: Sequence[float] | None
     speed: str
     irregular: str
+    largest_component: tuple[str, ...]
     settings: OutputSettings
     model: SegModel
+
+    @property
+    def mirrors(self) -> Mirrors | None:
+        """The ways to mirror that the inferer averages over, None where it does not."""
+        return getattr(self.inferer, "mirrors", None)
+
+    def may_mirror(self, scan: Scan) -> bool:
+        """Returns whether the mirrored scan is one as the model knows them: its left and right must be known."""
+        is_sided = self.mirrors is not None and LEFT_RIGHT in self.mirrors.axes and self.modality not in WITHOUT_SIDES
+        return has_place(scan) or not is_sided
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -71,7 +85,8 @@ class Method:
         """
         parts = [version("segline"), self.names, self.intensity_range, self.modality, vars(self.inferer),
                  *((type(step).__name__, vars(step)) for step in (self.reader, *self.steps))]
-        return {"speed": self.speed, "irregular": self.irregular, **asdict(self.settings),
+        return {"speed": self.speed, "irregular": self.irregular, "mirroring": self.mirrors is not None,
+                "largest_component": list(self.largest_component), **asdict(self.settings),
                 "method": sha256_of_text(json.dumps(parts, default=_plain, sort_keys=True))}
 
 
@@ -174,7 +189,10 @@ class ScanRun:
                 data = step(data)
         with _timed(seconds, "network"):
             inputs = data.pop(IMAGE)[None].to(self.method.device)
-            logits = torch.as_tensor(self.method.inferer(inputs, self.method.network))[0].float()
+            inferer: Any = self.method.inferer
+            if not self.method.may_mirror(scan):
+                inferer = inferer.without_mirrors()
+            logits = torch.as_tensor(inferer(inputs, self.method.network))[0].float()
             del inputs  # what follows is the moment when most memory is taken
         regrid = data[f"{IMAGE}_regrid"]
         if logits.shape != (len(self.method.names.values) + 1, *regrid.shape):
@@ -184,6 +202,7 @@ class ScanRun:
             wanted = self.method.settings.needs_probabilities(scan)
             probabilities = tuple(class_probabilities(logits, regrid)) if wanted else ()
             labelling = label_scan(logits, regrid, values=list(self.method.names.values.values()))
+            keep_largest(labelling.labelmap[labelling.box], self.method.largest_component, self.method.names.values)
         return Segmented(scan, labelling.labelmap, labelling.box, probabilities)
 
     def _written(self, labelled: _Labelled) -> ScanResult:
@@ -205,10 +224,9 @@ class ScanRun:
         assert read.digest is not None, "there is one for each scan that was read"
         digest = read.digest.result()
         warnings = [*scan.warnings, *self._doubts(scan)]
-        has_place = scan.qform_code > 0 or scan.sform_code > 0
         # Of a series that is no regular volume, what was done about it may be anything that its warnings say.
         is_mended = self.method.irregular == "resample" and scan.planes is not None and bool(scan.warnings)
-        low_confidence = not has_place or is_mended or len(warnings) > len(scan.warnings)
+        low_confidence = not has_place(scan) or is_mended or len(warnings) > len(scan.warnings)
         target = free_folder(self.output_dir, location.name, content_digest=digest,
                              taken=self.used | set(self.coming))
         self.used.add(target.name.casefold())
@@ -235,11 +253,18 @@ class ScanRun:
 
     def _doubts(self, scan: Scan) -> Iterator[str]:
         """Yields in what the scan is unlike those the model was trained on."""
+        if not self.method.may_mirror(scan):
+            yield "not mirrored: the file does not say which side is left"
         is_code = self.method.modality in IMAGE_MODALITIES
         if scan.modality and is_code and scan.modality != self.method.modality:
             yield f"modality {scan.modality}: the model was trained on {self.method.modality}"
         if self.method.intensity_range is not None:
             yield from unusual_intensities(scan.array, self.method.intensity_range)
+
+
+def has_place(scan: Scan) -> bool:
+    """Returns whether the file says where the scan lies; else its orientation is a guess."""
+    return scan.qform_code > 0 or scan.sform_code > 0
 
 
 @contextmanager

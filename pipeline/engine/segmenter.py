@@ -19,6 +19,7 @@ from pipeline.imaging.dicom_seg import SegModel
 from pipeline.imaging.discovery import Found, Refused
 from pipeline.records.errors import InputError
 from pipeline.records.files import remove_unfinished
+from pipeline.records.postprocessing import EVERYTHING
 
 # The summary of a long run is brought up to date this often, so that a killed run leaves one too.
 SUMMARY_EVERY_SECONDS = 10.0
@@ -41,6 +42,7 @@ class Segmenter:
         intensity_range: lowest and highest intensities of the training scans; far from them is a warning.
         name, version: of the model, for DICOM.
         speed, irregular: what inferer and reader were made with, for report.json.
+        largest_component: labels of which only the largest component is kept, see `keep_largest`.
         resume: skips scans that an earlier run into `output_dir` did and left intact.
         dicom_seg, rtstruct, probabilities, uncertainty: see `OutputSettings`.
     """
@@ -51,7 +53,8 @@ class Segmenter:
         labels: Mapping[str, int], modality: str, checkpoint: Path | str,
         codes: Mapping[str, Any] | None = None, intensity_range: Sequence[float] | None = None,
         name: str = "Segline", version: str = "0", speed: str = "exact",
-        irregular: str = "refuse", resume: bool = False, **outputs: Any,
+        irregular: str = "refuse", resume: bool = False, largest_component: Sequence[str] | None = None,
+        **outputs: Any,
     ) -> None:
         self.found = found
         self.output_dir = Path(output_dir)
@@ -63,6 +66,7 @@ class Segmenter:
         self.parts: dict[str, Any] = {
             "reader": reader, "steps": steps, "network": network, "inferer": inferer, "device": device,
             "modality": modality, "intensity_range": intensity_range, "speed": speed, "irregular": irregular,
+            "largest_component": tuple(largest_component or ()),
             "settings": OutputSettings(**outputs),
             "names": LabelNames(names, {label: code_for(label, (codes or {}).get(label)) for label in names}),
         }
@@ -135,8 +139,16 @@ class Segmenter:
         """Loads the network where that is not done yet, and returns all that is the same for every scan.
 
         Raises:
-            InputError: as `load_weights`.
+            InputError: as `load_weights`; ``no-mirroring``: the model may not be mirrored; ``unknown-label``.
         """
+        for name in self.parts["largest_component"]:
+            if name not in (EVERYTHING, *self.parts["names"].values):
+                raise InputError("largest_component", found=f"`{name}`", reason="unknown-label", remedy="name a label",
+                                 wanted=f"some of {', '.join(self.parts['names'].values)}, or {EVERYTHING}")
+        mirrors = getattr(self.parts["inferer"], "mirrors", None)
+        if mirrors is not None and not mirrors.axes:
+            raise InputError("--mirroring", found="a model that was trained without mirroring", reason="no-mirroring",
+                             wanted="one whose plan has `mirror_axes`", remedy="leave --mirroring out")
         if self.method is None:
             network = self.parts["network"]
             digest = load_weights(network, self.checkpoint, device=self.parts["device"])

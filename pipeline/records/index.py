@@ -36,7 +36,11 @@ class IndexedCase:
 
 @dataclass(frozen=True)
 class Index:
-    """All sound cases of a dataset with their splits. `root` is POSIX, relative to the repository."""
+    """All sound cases of a dataset with their splits. `root` is POSIX, relative to the repository.
+
+    `left_right` has the pairs of labels that exchange when a case is mirrored from left to right, None where
+    `data.yaml` does not say that it may be.
+    """
 
     dataset: str
     root: str
@@ -44,6 +48,7 @@ class Index:
     licence: str
     labels: dict[str, int]
     cases: tuple[IndexedCase, ...]
+    left_right: tuple[tuple[str, str], ...] | None = None
 
     def in_split(self, split: Split) -> tuple[IndexedCase, ...]:
         """Returns the cases of one split, in index order."""
@@ -71,7 +76,9 @@ def read_index(path: Path) -> Index:
                          remedy="run the audit, or `python -m pipeline run --experiment NAME`")
     content = json.loads(path.read_text(encoding="utf-8"))
     cases = tuple(_case(entry) for entry in content.pop("cases"))
-    return Index(**content, cases=cases)
+    pairs = content.pop("left_right")
+    left_right = None if pairs is None else tuple((first, second) for first, second in pairs)
+    return Index(**content, cases=cases, left_right=left_right)
 
 
 def _case(entry: dict[str, Any]) -> IndexedCase:

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.records.commented_yaml import commented_yaml, plain
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
+from pipeline.records.postprocessing import EVERYTHING
 from pipeline.records.strict_yaml import read_exactly
 
 # What each value means: written above its line, for the people who read the plan before they override it.
@@ -38,15 +39,23 @@ COMMENTS = {
     "precision": "float32, bfloat16 or float16 convolutions; null: the fastest that is safe.",
     "learning_rate": "Peak of the warm-up and cosine schedule.",
     "ema_momentum": "Share of each step's weights in the running average that is validated and kept.",
+    "loss": "dice_ce; dice or cross_entropy alone; tversky_ce: as dice_ce, but a miss may cost more than a false find.",
+    "recall_weight": "Of tversky_ce: what a missed voxel costs, of 1 shared with one found wrongly; else null.",
     "foreground_fraction": "Share of patches centred on a voxel of a label, each present label equally often.",
     "class_weights": "Of background and each label in the loss: the rarer, the heavier, because a miss costs more.",
     "rotation_rad": "Largest rotation of the augmentation about x, y, z (2D: the first counts).",
+    "mirror_axes": "Of the RAS volume; training mirrors half of the patches along each. 0 is left and right.",
+    "mirror_swaps": "Pairs of label values that exchange where left and right do.",
+    "largest_component": "Labels of which only the largest component is kept, or ['*']: of all together; null: what "
+                         "is worth it on the validation cases, at the end of training.",
     "seed": "Seeds weights, patches and augmentation.",
 }
 # Fields that YAML gives back as lists.
-TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad")
+TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad", "mirror_axes", "mirror_swaps",
+          "largest_component")
 # Fields that only the schedule stage reads.
 OF_THE_SCHEDULE = ("memory_gib", "budget")
+LOSSES = ("dice_ce", "dice", "cross_entropy", "tversky_ce")
 PRECISIONS = ("float32", "bfloat16", "float16")
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 LIBRARIES_GIB = 1.0  # what torch and MONAI take before the first patch
@@ -76,9 +85,14 @@ class Plan:
     precision: str | None
     learning_rate: float
     ema_momentum: float
+    loss: str
+    recall_weight: float | None
     foreground_fraction: float
     class_weights: tuple[float, ...]
     rotation_rad: tuple[float, float, float]
+    mirror_axes: tuple[int, ...]
+    mirror_swaps: tuple[tuple[int, int], ...]
+    largest_component: tuple[str, ...] | None
     seed: int
 
     @property
@@ -145,10 +159,25 @@ def _length_claims(plan: Plan) -> dict[str, tuple[bool, str]]:
 def _data_claims(plan: Plan, labels: dict[str, int]) -> dict[str, tuple[bool, str]]:
     return {
         "labels": (plan.labels == labels, f"the dataset's own, {labels}"),
+        "loss": (plan.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
+        "recall_weight": _recall_weight_claim(plan),
+        "largest_component": _largest_component_claim(plan, labels),
         "class_weights": (len(plan.class_weights) == len(labels) + 1, f"{len(labels) + 1} numbers"),
         "learning_rate": (_is_number(plan.learning_rate) and plan.learning_rate > 0, "a number above 0, such as 0.001"),
         "ema_momentum": (_is_number(plan.ema_momentum) and 0 < plan.ema_momentum <= 0.5, "a number, 0 to 0.5"),
     }
+
+
+def _largest_component_claim(plan: Plan, labels: dict[str, int]) -> tuple[bool, str]:
+    chosen = plan.largest_component
+    holds = chosen in (None, (EVERYTHING,)) or (isinstance(chosen, tuple) and all(name in labels for name in chosen))
+    return holds, f"a list of some of {', '.join(labels)}, or ['*'] for all of them together"
+
+
+def _recall_weight_claim(plan: Plan) -> tuple[bool, str]:
+    if plan.loss != "tversky_ce":
+        return plan.recall_weight is None, "none: only `loss: tversky_ce` has one"
+    return _is_number(plan.recall_weight) and 0 < (plan.recall_weight or 0) < 1, "a number above 0 and below 1"
 
 
 def _is_number(value: Any) -> bool:
@@ -159,6 +188,11 @@ def _is_number(value: Any) -> bool:
 def is_count(value: Any) -> bool:
     """Returns whether the value is a whole number, 1 or more."""
     return isinstance(value, int) and value >= 1
+
+
+def as_tuple(value: Any) -> Any:
+    """Returns a list, and the lists in it, as tuples; anything else as it is."""
+    return tuple(as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def is_triple(value: Any) -> bool:
@@ -181,5 +215,5 @@ def read_plan(path: Path) -> Plan:
     """
     content = read_exactly(path, {item.name for item in fields(Plan)},
                            remedy="run `python -m pipeline plan --experiment NAME`")
-    tuples = {key: tuple(content[key]) for key in TUPLES if content[key] is not None}
+    tuples = {key: as_tuple(content[key]) for key in TUPLES}
     return Plan(**{**content, **tuples})

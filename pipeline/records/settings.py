@@ -25,13 +25,15 @@ class DataSettings:
     """`data.yaml`: which raw data.
 
     `dataset` names the folder below `data/raw`. `layout` names the source that understands it. `patient` is a regular
-    expression on the case id whose first group is the patient.
+    expression on the case id whose first group is the patient. `left_right` says that cases may be mirrored from left
+    to right: ``symmetric``, or pairs of labels that exchange then, ``[[kidney_left, kidney_right]]``.
     """
 
     dataset: str
     layout: str = "msd"
     patient: str = "(.+)"
     split: SplitSettings = field(default_factory=SplitSettings)
+    left_right: Any = None
 
 
 @dataclass(frozen=True)

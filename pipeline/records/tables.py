@@ -60,7 +60,10 @@ class LesionScore:
 
 @dataclass(frozen=True)
 class TrainingPoint:
-    """One row of history.csv; `validation_dice` is NaN in rows without validation."""
+    """One row of history.csv; `validation_dice` is NaN in rows without validation.
+
+    The file has more columns behind these: Dice and recall of each label.
+    """
 
     iteration: int
     epoch: int
@@ -90,9 +93,12 @@ def read_table(path: Path, kind: type[Row]) -> tuple[Row, ...]:
     with _opened(path) as text:
         reader = csv.DictReader(text, restval="")
         wanted = [column.name for column in fields(kind)]
-        if reader.fieldnames is None or list(reader.fieldnames) != wanted:
+        names = list(reader.fieldnames or [])
+        if names[: len(wanted) if kind is TrainingPoint else None] != wanted:
             raise _bad_table(path, f"columns {', '.join(reader.fieldnames or ['none'])}", f"{', '.join(wanted)}")
-        return tuple(_row(path, reader.line_num, kind, cells) for cells in reader)
+        more = names[len(wanted) :]
+        return tuple(_row(path, reader.line_num, kind, {name: cell for name, cell in cells.items() if name not in more})
+                     for cells in reader)
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from pipeline.records.findings import finding_from, write_findings
 from pipeline.records.folders import RAW, ExperimentFolders
 from pipeline.records.index import Index, IndexedCase, write_index
 from pipeline.records.settings import DataSettings, read_data_settings
+from pipeline.records.sides import declared_pairs
 from pipeline.records.splits import patients_by_case, refuse_impossible_fractions, split_by_patient
 from pipeline.sources.checks import CheckedCase, check_case, orphan_finding
 from pipeline.sources.layouts import read_dataset
@@ -120,6 +121,7 @@ def _refuse_missing(root: Path) -> None:
 
 def _index(dataset: RawDataset, checked: Sequence[CheckedCase], *, settings: DataSettings, patients: dict[str, str],
            where: Path) -> Index:
+    left_right = declared_pairs(settings.left_right, dataset.labels, where=where)
     sound = {case.case_id: case.facts for case in checked if case.facts is not None}
     if not sound:
         raise InputError(dataset.root, found=f"no sound case among {len(checked)} listed", wanted="at least three",
@@ -128,4 +130,4 @@ def _index(dataset: RawDataset, checked: Sequence[CheckedCase], *, settings: Dat
     cases = (IndexedCase(case_id=case_id, patient=patients[case_id], split=splits[patients[case_id]], **vars(facts))
              for case_id, facts in sorted(sound.items()))
     return Index(settings.dataset, dataset.root.as_posix(), dataset.modality, dataset.licence, dataset.labels,
-                 tuple(cases))
+                 tuple(cases), left_right)

@@ -12,6 +12,7 @@ from pipeline.records.files import folder_written_aside, sha256_of_file, write_j
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
 from pipeline.records.index import Index, read_index
 from pipeline.records.lineage import git_commit, package_versions
+from pipeline.records.postprocessing import postprocessing_of
 
 LOCK = Path("requirements.lock")
 # Zip keeps times; the earliest it can say stands for "no time", so that the same bundle gives the same bytes.
@@ -30,7 +31,8 @@ def run(experiment: str) -> None:
         shutil.copytree(folders.bundle, aside, dirs_exist_ok=True)
         shutil.copyfile(TEMPLATE / "LICENSE", aside / "LICENSE")
         usage = (TEMPLATE / "docs/README.md").read_text(encoding="utf-8")
-        write_text(aside / "docs/README.md", usage + model_card(experiment, index, plan, metrics))
+        write_text(aside / "docs/README.md", usage + model_card(experiment, index, plan, metrics,
+                                                                                 postprocessing_of(folders.bundle)))
         write_text(aside / "docs/data_license.txt", f"{index.dataset}: {index.licence}\n")
         shutil.copyfile(folders.plan, aside / "docs/plan.yaml")
         shutil.copyfile(folders.schedule, aside / "docs/schedule.yaml")
@@ -42,8 +44,9 @@ def run(experiment: str) -> None:
     print(f"package: {folders.model} and {folders.model}.zip")
 
 
-def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """Returns the part of the model card that is about this model: data, training, scores."""
+def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dict[str, Any],
+               postprocessing: str = "") -> str:
+    """Returns the part of the model card that is about this model: data, training, postprocessing, scores."""
     test = metrics["test"]
     counts = ", ".join(f"{len(index.in_split(split))} {split}" for split in ("train", "validation", "test"))
     lines = [
@@ -51,6 +54,7 @@ def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dic
         f"- Data: {index.dataset} ({index.modality}), {counts} cases; licence: {index.licence}.",
         f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {plan['spacing_mm']} mm; "
         f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation']} patches.",
+        *([f"- {postprocessing}"] if postprocessing else []),
         f"- Test scores over {test['cases']} cases, in each scan's own space:\n",
         "| label | Dice | recall | precision |",
         "|---|---|---|---|",

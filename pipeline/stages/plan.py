@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.fingerprint import Fingerprint, class_weights, take_fingerprint
+from pipeline.engine.recipe import check_mirroring, decide_loss, decide_mirroring, decide_postprocessing
 from pipeline.engine.topology import (
     ARCHITECTURES,
     FEWEST_VOXELS,
@@ -30,6 +31,7 @@ from pipeline.records.plan import (
     LIBRARIES_GIB,
     TUPLES,
     Plan,
+    as_tuple,
     budget_seconds,
     check_plan,
     is_count,
@@ -72,6 +74,7 @@ def run(experiment: str, *, explain: bool = False) -> None:
     decisions = decide(fingerprint, index, name=experiment, overrides=overrides)
     plan = plan_of(decisions)
     check_plan(plan, path, labels=index.labels)
+    check_mirroring(plan, index, path)
     if explain:
         print("\n".join(decisions.lines()))
         return
@@ -136,8 +139,7 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
         name: of the model.
         overrides: as `read_overrides` returns them.
     """
-    given = {key: tuple(value) if key in TUPLES and isinstance(value, list) else value
-             for key, value in overrides.items()}
+    given = {key: as_tuple(value) if key in TUPLES else value for key, value in overrides.items()}
     decisions = Decisions(given, "bundle.yaml")
     preset = decisions.make("preset", "standard", "the default")
     _decide_length(decisions, preset)
@@ -146,6 +148,8 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
     labels = dict(sorted(index.labels.items(), key=lambda item: item[1]))
     _decide_meaning(decisions, fingerprint, index, name=name, labels=labels)
     _decide_recipe(decisions, fingerprint, labels=list(labels))
+    decide_mirroring(decisions, index)
+    decide_postprocessing(decisions)
     return decisions
 
 
@@ -235,6 +239,7 @@ def _decide_meaning(
 def _decide_recipe(decisions: Decisions, fingerprint: Fingerprint, *, labels: list[str]) -> None:
     decisions.make("learning_rate", 0.002, "the recipe's, for any data")
     decisions.make("ema_momentum", 0.002, "the recipe's: the average spans about the last 500 steps of a long training")
+    decide_loss(decisions)
     decisions.make("foreground_fraction", 0.75, "the recipe's: rare labels are seen as often as large ones")
     decisions.take("class_weights", class_weights(fingerprint, labels))
     decisions.take("rotation_rad", _rotation_rad(decisions.made["spacing_mm"].value))

@@ -30,6 +30,7 @@ from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import SPLITS, Index, read_index
 from pipeline.records.lineage import package_versions
 from pipeline.records.plan import COMMENTS
+from pipeline.records.postprocessing import postprocessing_of
 from pipeline.records.schedule import COMMENTS as SCHEDULE_COMMENTS
 from pipeline.records.settings import EvaluationSettings, read_evaluation_settings
 from pipeline.records.strict_yaml import read_yaml
@@ -101,7 +102,7 @@ def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, An
         "splits": [summarise_split(index, split) for split in SPLITS], "facts": _facts(index),
         "plan": _plan_and_schedule(folders), "plan_comments": {**COMMENTS, **SCHEDULE_COMMENTS},
         "findings": json.loads(folders.audit_json.read_text(encoding="utf-8")), "most_findings": MOST_FINDINGS,
-        "weights_sha256": _weights_digest(folders.bundle),
+        "weights_sha256": _weights_digest(folders.bundle), "postprocessing": postprocessing_of(folders.bundle),
         "packages": {"Python": platform.python_version(), **package_versions()},
     }
 

@@ -14,7 +14,7 @@ from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import read_index
 from pipeline.records.lineage import git_commit, lineage_of_training
 
-CURVES = ("train_loss", "validation_dice", "learning_rate")
+STEPS = ("iteration", "epoch")  # columns of history.csv that are no curves
 
 
 def run(experiment: str) -> None:
@@ -70,7 +70,8 @@ def read_curves(history: Path) -> dict[str, list[tuple[int, float]]]:
     """Returns the points of each curve in `history.csv`, by iteration; empty cells are no points."""
     with history.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    return {name: [(int(row["iteration"]), float(row[name])) for row in rows if row[name]] for name in CURVES}
+    return {name: [(int(row["iteration"]), float(row[name])) for row in rows if row[name]]
+            for name in rows[0] if name not in STEPS} if rows else {}
 
 
 def _numbers(metrics: Path) -> dict[str, Any]:
@@ -78,16 +79,12 @@ def _numbers(metrics: Path) -> dict[str, Any]:
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
-            kept = {_metric_name(key): clean(item) for key, item in value.items() if item is not None}
+            kept = {tracking.metric_name(key): clean(item) for key, item in value.items() if item is not None}
             return {key: item for key, item in kept.items() if not isinstance(item, str)}
         return value
 
     cleaned: dict[str, Any] = clean(json.loads(metrics.read_text(encoding="utf-8")))
     return cleaned
-
-
-def _metric_name(key: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in key)
 
 
 def _columns(table: Path) -> dict[str, list[str]]:
