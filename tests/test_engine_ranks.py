@@ -133,7 +133,7 @@ def test_patches_are_dealt_out_in_order(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_bundle_for_two_processes_is_not_trained_by_one() -> None:
-    with pytest.raises(InputError, match="`processes: 2`, in a training of 1; .*--processes") as caught:
+    with pytest.raises(InputError, match=r"`processes: 2`, in a training of 1; .*--processes") as caught:
         PatchOrder(12, batch_size=2, processes=2)
     assert caught.value.reason == "other-processes"
 

@@ -92,7 +92,7 @@ def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path
 @pytest.mark.parametrize("overrides", [
     {"patch_size": [41, 56, 40]}, {"patch_size": [64, 64]}, {"spacing_mm": [1.0, 1.0]}, {"labels": {"one": 1}},
     {"class_weights": [1.0, 1.0]}, {"epochs": 0}, {"validate_every": 99}, {"iterations": 10}, {"batch_size": 0},
-    {"precision": "int8"}, {"ema_momentum": 0}, {"ema_momentum": "1e-3"}, {"learning_rate": "1e-3"},
+    {"processes": 0}, {"precision": "int8"}, {"ema_momentum": 0}, {"ema_momentum": "1e-3"}, {"learning_rate": "1e-3"},
 ])
 def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object]) -> None:
     plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, name="d_3d", overrides={"iterations": 3000})

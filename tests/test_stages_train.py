@@ -182,3 +182,8 @@ def test_machines_that_differ_do_not_train_together(
     with pytest.raises(InputError, match="differ between the processes"):
         train.run("tiny")
     assert calls == []
+
+
+def test_no_processes_are_refused(calls: list[dict[str, Any]]) -> None:
+    with pytest.raises(InputError, match="--processes: 0; expected 1 or more"):
+        train.run("tiny", processes=0)

@@ -31,7 +31,13 @@ def run(experiment: str, *, processes: int | None = None) -> None:
 
     With more than one process, of the plan or of `processes`, each takes `batch_size` patches a step. Where a launcher
     such as torchrun has started this process among others, they are as many as it has started.
+
+    Raises:
+        InputError: ``invalid-value``: `processes` is no number of processes.
     """
+    if processes is not None and processes < 1:
+        raise InputError("--processes", found=str(processes), wanted="1 or more", remedy="leave it out for the plan's",
+                         reason="invalid-value")
     folders = ExperimentFolders(experiment)
     processes = processes or read_plan(folders.plan).processes
     if processes > 1 and not launched_processes():
