@@ -105,7 +105,8 @@ def test_the_page_says_on_which_data_and_what_was_run() -> None:
     for expected in ("train 1 1 1 1", "validation 1 1 1 0", "test 3 3 3 2", "Licence CC0-1.0", "12 × 10 × 6 voxels",
                      "1 × 1 × 2 mm", "not-finite error imagesTr/x9.nii.gz 3 voxels <nan>", "slice_axis none",
                      "_target_: UNet", "ab12cd", "the last point are kept (best: 0.812 at iteration 200)",
-                     "iterations 40", "batch_size 2", "accumulation 4", "Training loss, last 0.500", "Research use only"):
+                     "iterations 40", "batch_size 2", "accumulation 4",
+                     "Training loss, last 0.500", "Research use only"):
         assert expected in text
 
 

@@ -188,7 +188,7 @@ class Checkpoints:
         if ranks() == 1 or self.device.type == "cpu":
             return True
         iteration = engine.state.iteration
-        return iteration // self.accumulation % AGREE_EVERY == 0 or iteration % engine.state.epoch_length == 0
+        return bool(iteration // self.accumulation % AGREE_EVERY == 0 or iteration % engine.state.epoch_length == 0)
 
     def _stop(self, engine: Engine) -> None:
         self.is_stopped = True

@@ -168,12 +168,12 @@ class LossOverRanks(torch.nn.Module):
         """Returns the loss of ``(N * n, ...)``, of which this rank has ``(n, ...)``."""
         count = ranks()
         if count == 1:
-            return self.loss(scores, label)  # type: ignore[no-any-return]
+            return self.loss(scores, label)
         if scores.requires_grad:
             scores.register_hook(lambda gradient: gradient * count)
         # Labels are class indices below 256: as bytes they are an eighth of the traffic.
         labels = _gathered(label.to(torch.uint8)).to(label.dtype)
-        return self.loss(_gathered(scores), labels)  # type: ignore[no-any-return]
+        return self.loss(_gathered(scores), labels)
 
 
 def _gathered(own: torch.Tensor) -> torch.Tensor:
