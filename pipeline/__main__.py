@@ -22,6 +22,7 @@ SWITCHES = {
     "plan": {"explain": "say why each value is what it is; write nothing"},
     "schedule": {"remeasure": "measure again although the plan has a schedule"},
 }
+NUMBERS = {"train": {"processes": "train in N processes together, one for each GPU (default: the plan's)"}}
 COMMANDS = {
     "fetch": "bring a dataset into data/raw",
     "listen": "receive studies from a DICOM archive, segment them, send the results back",
@@ -41,6 +42,8 @@ def main() -> int:
         subparser.add_argument("--experiment", required=True)
         for switch, effect in SWITCHES.get(name, {}).items():
             subparser.add_argument(f"--{switch}", action="store_true", help=effect)
+        for number, effect in NUMBERS.get(name, {}).items():
+            subparser.add_argument(f"--{number}", type=int, metavar="N", help=effect)
     # Commands bring their own arguments, so only the one that is called is imported.
     chosen = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     for name, purpose in COMMANDS.items():
@@ -53,7 +56,8 @@ def main() -> int:
             import_module(f"pipeline.commands.{arguments.name}").run(arguments)
         else:
             subject = arguments.dataset if arguments.name == "phantom" else arguments.experiment
-            switches = {switch: getattr(arguments, switch) for switch in SWITCHES.get(arguments.name, {})}
+            told = {**SWITCHES.get(arguments.name, {}), **NUMBERS.get(arguments.name, {})}
+            switches = {switch: getattr(arguments, switch) for switch in told}
             import_module(f"pipeline.stages.{arguments.name}").run(subject, **switches)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

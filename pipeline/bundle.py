@@ -32,27 +32,32 @@ def network_of(plan: Plan) -> Any:
     return ConfigParser(asdict(plan)).get_parsed_content("network_def")
 
 
-def assemble_bundle(template: Path, target: Path, *, plan: Path, schedule: Path) -> None:
+def assemble_bundle(
+    template: Path, target: Path, *, plan: Path, schedule: Path, changes: Mapping[str, Any] | None = None
+) -> None:
     """Writes the untrained bundle: the template with plan and schedule merged in, one whole config for each purpose.
+
+    Values in `changes`, which only the device at hand could tell, win over theirs.
 
     The trained bundle then runs from `configs/inference.yaml` alone, wherever it is unpacked.
     """
     (target / "models").mkdir(parents=True, exist_ok=True)
     for purpose, names in CONFIGS.items():
-        write_text(target / "configs" / f"{purpose}.yaml", merged_config(template, names, values=[plan, schedule]))
+        values = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (plan, schedule)]
+        text = merged_config(template, names, values=[*values, changes or {}])
+        write_text(target / "configs" / f"{purpose}.yaml", text)
     shutil.copyfile(template / "configs/logging.conf", target / "configs/logging.conf")
     metadata = json.loads((template / "configs/metadata.json").read_text(encoding="utf-8"))
     write_json(target / "configs/metadata.json", planned_metadata(metadata, read_plan(plan)))
 
 
-def merged_config(template: Path, names: Sequence[str], *, values: Sequence[Path]) -> str:
+def merged_config(template: Path, names: Sequence[str], *, values: Sequence[Mapping[str, Any]]) -> str:
     """Returns the template's configs with those values of plan and schedule that they have keys for, as YAML.
 
     Later values win: what the schedule found wins over what the plan leaves open.
     """
     merged = ConfigParser.load_config_files([str(template / "configs" / name) for name in names])
-    for path in values:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for content in values:
         merged.update({key: value for key, value in content.items() if key in merged})
     return _as_yaml(merged)
 
@@ -90,18 +95,23 @@ def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
 
     Then the validation cases decide what of inference's `largest_component` is worth it; why is in `LARGEST_COMPONENT`.
 
-    With `resume_file` among the overrides a training that was killed or stopped goes on where it was.
+    With `resume_file` among the overrides a training that was killed or stopped goes on where it was. Of several
+    processes that train together, rank 0 writes.
 
     Raises:
         RuntimeError: from an InputError, ``nan-loss``: the loss was not finite.
         SystemExit: SIGTERM or SIGINT stopped it; a checkpoint is written.
     """
+    from ignite.distributed import get_rank  # training's alone: a bundle segments without ignite
+
     workflow = ConfigWorkflow(
         config_file=str(bundle_root / "configs/train.yaml"), bundle_root=str(bundle_root), **overrides
     )
     workflow.initialize()
     with workflow.parser.get_parsed_content("train#checkpoints").stopping_on_signals():
         workflow.run()
+    if get_rank() > 0:
+        return
     weights = bundle_root / "models" / WEIGHTS
     write_text(weights.with_suffix(".pt.sha256"), f"{sha256_of_file(weights)}  {WEIGHTS}\n")
     choice = workflow.parser.get_parsed_content("validate#largest_component").choose()

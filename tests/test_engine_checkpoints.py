@@ -80,7 +80,7 @@ def test_what_a_schedule_may_choose_is_resumed_to_the_same_bytes_too(tmp_path: P
     # In the middle of a step of two batches: the gradients of the first are computed again.
     assert training.run(Fault("BACKWARD_COMPLETED", 6, is_last=False)).exit_code == -signal.SIGKILL
     ended = training.run()
-    assert "training goes on from iteration 4 of" in ended.output.splitlines()[0]
+    assert "training goes on from iteration 2 of 12" in ended.output.splitlines()[0]
     assert_ended_alike(training, whole)
 
 
@@ -99,9 +99,10 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(
 
 @pytest.mark.parametrize(
     ("dims", "event", "iteration", "number", "reached", "rows"),
-    # In the middle of an epoch; in its last iteration, so that validation and row come later; while it is validated.
+    # In the middle of an epoch; in its last iteration, so that validation and row come later; before its
+    # only volume is validated, so that the validation is left and done again.
     [(3, "BACKWARD_COMPLETED", 6, signal.SIGTERM, 6, 1), (3, "ITERATION_STARTED", 8, signal.SIGINT, 8, 1),
-     (2, "EPOCH_COMPLETED", 12, signal.SIGTERM, 12, 3)],
+     (2, "EPOCH_COMPLETED", 12, signal.SIGTERM, 12, 2)],
     indirect=["dims"],
 )
 def test_asked_to_stop_a_training_ends_its_iteration_and_says_how_to_go_on(
@@ -252,12 +253,12 @@ def test_checkpoints_are_written_at_intervals(tmp_path: Path, monkeypatch: pytes
 
     @toy.trainer.on(Events.ITERATION_STARTED)
     def let_time_pass(_: Engine) -> None:
-        written.append(toy.checkpoints.saved_iteration)
+        written.append(toy.checkpoints.saved_step)
         clock[0] += 25
 
     toy.run()
     # After 75 s, in the third iteration, and after 150 s, in the sixth.
-    assert [*written, toy.checkpoints.saved_iteration] == [0, 0, 0, 3, 3, 3, 6]
+    assert [*written, toy.checkpoints.saved_step] == [0, 0, 0, 3, 3, 3, 6]
 
 
 def test_without_a_place_nothing_is_written_and_signals_are_left_alone(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_few_cases_decide_nothing_and_a_person_decides_without_any() -> None:
 def test_a_training_ends_with_the_choice_in_its_bundle_the_same_each_time(tmp_path: Path) -> None:
     digests = []
     for name in ("one", "two"):
-        training = make_training(tmp_path / name, validation=6)
+        training = make_training(tmp_path / name, validation="cdefgh")
         assert training.run().exit_code == 0
         choice = json.loads((training.root / "bundle" / LARGEST_COMPONENT).read_text())
         foreground = choice["candidates"]["foreground"]

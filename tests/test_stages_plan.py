@@ -94,7 +94,8 @@ def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path
     {"class_weights": [1.0, 1.0]}, {"epochs": 0}, {"validate_every": 99}, {"iterations": 10}, {"batch_size": 0},
     {"loss": "focal"}, {"recall_weight": 0.7}, {"loss": "tversky_ce"}, {"loss": "tversky_ce", "recall_weight": 1},
     {"largest_component": ["three"]}, {"largest_component": "one"}, {"largest_component": ["*", "one"]},
-    {"precision": "int8"}, {"ema_momentum": 0}, {"ema_momentum": "1e-3"}, {"learning_rate": "1e-3"},
+    {"processes": 0}, {"precision": "int8"}, {"ema_momentum": 0}, {"ema_momentum": "1e-3"},
+    {"learning_rate": "1e-3"},
 ])
 def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object]) -> None:
     plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, name="d_3d", overrides={"iterations": 3000})

@@ -59,11 +59,14 @@ def finish_experiment() -> None:
                for epoch in range(1, 5)]
     write_table(WORK / "history.csv", TrainingPoint, history)
     (WORK / "plan.yaml").write_text("spacing_mm: [1.0, 1.0, 2.0]\nslice_axis: null\nnetwork_def: {_target_: UNet}\n")
-    (WORK / "schedule.yaml").write_text("iterations: 40\nmeasured: null\n")
+    (WORK / "schedule.yaml").write_text("iterations: 40\nbatch_size: 8\naccumulation: 1\nmeasured: null\n")
     finding = {"check": "not-finite", "severity": "error", "case_id": "x9", "file": "imagesTr/x9.nii.gz",
                "found": "3 voxels <nan>", "wanted": "finite values", "remedy": "export it again"}
     (WORK / "audit.json").write_text(json.dumps([finding]))
-    (WORK / "bundle/models").mkdir(parents=True, exist_ok=True)
+    for folder in ("models", "configs"):
+        (WORK / "bundle" / folder).mkdir(parents=True, exist_ok=True)
+    # Memory ran out: in four parts of two.
+    (WORK / "bundle/configs/train.yaml").write_text("batch_size: 2\naccumulation: 4\nprocesses: 1\n")
     (WORK / "bundle/models/model.pt.sha256").write_text("ab12cd  model.pt\n")
     (WORK / "bundle/docs").mkdir(exist_ok=True)
     (WORK / "bundle/docs/largest_component.json").write_text('{"chosen": ["organ"], "why": "set in bundle.yaml"}')
@@ -104,7 +107,8 @@ def test_the_page_says_on_which_data_and_what_was_run() -> None:
     for expected in ("train 1 1 1 1", "validation 1 1 1 0", "test 3 3 3 2", "Licence CC0-1.0", "12 × 10 × 6 voxels",
                      "1 × 1 × 2 mm", "not-finite error imagesTr/x9.nii.gz 3 voxels <nan>", "slice_axis none",
                      "_target_: UNet", "ab12cd", "the last point are kept (best: 0.812 at iteration 200)",
-                     "iterations 40", "Only the largest component of organ is kept, as bundle.yaml says.",
+                     "iterations 40", "batch_size 2", "accumulation 4",
+                     "Only the largest component of organ is kept, as bundle.yaml says.",
                      "Training loss, last 0.500", "Research use only"):
         assert expected in text
 

@@ -1,7 +1,9 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.records.errors import InputError
 from pipeline.stages import train
@@ -23,6 +25,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "run_training", run_training)
     monkeypatch.setattr(train, "assemble_bundle", lambda *_, **__: None)
+    monkeypatch.setattr(train, "read_plan", lambda _: SimpleNamespace(processes=1))
+    monkeypatch.setattr(train, "read_schedule", lambda _: SimpleNamespace(batch_size=4, accumulation=1))
     monkeypatch.setattr(train, "lineage_of_training", lambda _: "l1")
     monkeypatch.setattr(train.tracking, "start_run", lambda _, lineage: f"run-{lineage}")
     return made
@@ -72,3 +76,114 @@ def test_bundles_of_killed_trainings_are_removed_and_nothing_of_other_stages(cal
     train.run("tiny")
     assert not left.exists()
     assert other.exists()
+
+
+class Memory:
+    """A training that ends where a part has more patches than there is room for; it notes what was tried."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.tried: list[dict[str, Any]] = []
+        self.room = room
+        self.train = train.run_training
+        monkeypatch.setattr(train, "assemble_bundle", lambda *_, changes, **__: self.tried.append(changes))
+        monkeypatch.setattr(train, "run_training", self.run_training)
+
+    def run_training(self, root: Path, *, overrides: dict[str, Any]) -> None:
+        if self.tried[-1]["batch_size"] > self.room:
+            # As it arrives through MONAI's expressions.
+            raise RuntimeError("Failed to evaluate") from torch.OutOfMemoryError("CUDA out of memory")
+        self.train(root, overrides=overrides)
+
+    def parts(self) -> list[tuple[int, int]]:
+        return [(changes["batch_size"], changes["accumulation"]) for changes in self.tried]
+
+
+def test_out_of_memory_the_same_batch_is_trained_in_parts(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = Memory(monkeypatch, room=1)
+    train.run("tiny")
+    assert memory.parts() == [(4, 1), (2, 2), (1, 4)]
+    assert capsys.readouterr().err == (
+        "out of memory: training goes on with the same batch in 2 parts of 2\n"
+        "out of memory: training goes on with the same batch in 4 parts of 1\n")
+    assert Path("work/tiny/bundle/model.pt").exists()
+    assert not RESUME.exists()
+
+
+def test_what_fitted_is_remembered_by_a_training_that_is_killed(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(monkeypatch, room=2)
+
+    def killed(root: Path, *, overrides: dict[str, Any]) -> None:
+        raise SystemExit(143)
+
+    memory.train = killed
+    with pytest.raises(SystemExit):
+        train.run("tiny")
+    with pytest.raises(SystemExit):
+        train.run("tiny")
+    assert memory.parts() == [(4, 1), (2, 2), (2, 2)]
+
+
+def test_no_room_for_a_single_patch_is_said(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(monkeypatch, room=0)
+    with pytest.raises(InputError, match=r"no memory for a single patch; .*`patch_size` or `width`") as caught:
+        train.run("tiny")
+    assert caught.value.reason == "out-of-memory"
+    assert memory.parts() == [(4, 1), (2, 2), (1, 4)]
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_training(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(train, "run_training", run_training)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train.run("tiny")
+
+
+def test_of_several_processes_one_without_memory_asks_all_to_start_again(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = Memory(monkeypatch, room=2)
+    monkeypatch.setattr(train, "ranks", lambda: 2)
+    monkeypatch.setattr(train, "rank", lambda: 1)
+    with pytest.raises(SystemExit) as caught:
+        train.run("tiny")
+    assert caught.value.code == train.START_AGAIN
+    assert "out of memory on rank 1: " in capsys.readouterr().err
+    train.run("tiny")  # finds what was written down
+    assert memory.tried == [{"processes": 2, "batch_size": 4, "accumulation": 1},
+                            {"processes": 2, "batch_size": 2, "accumulation": 2}]
+
+
+@pytest.mark.parametrize(("planned", "told", "launched"), [
+    (1, None, []), (2, None, [2]), (1, 3, [3]), (2, 1, []),
+], ids=["one planned", "two planned", "three told", "two planned, one told"])
+def test_processes_are_launched_as_planned_or_told(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, planned: int, told: int | None, launched: list[int]
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(train, "read_plan", lambda _: SimpleNamespace(processes=planned))
+    monkeypatch.setattr(train, "launch", lambda _, processes: found.append(processes))
+    train.run("tiny", processes=told)
+    assert found == launched
+    assert len(calls) == 1 - len(launched)
+
+
+def test_machines_that_differ_do_not_train_together(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "of_all_ranks", lambda lineage: [lineage, "l2"])
+    with pytest.raises(InputError, match="differ between the processes"):
+        train.run("tiny")
+    assert calls == []
+
+
+def test_no_processes_are_refused(calls: list[dict[str, Any]]) -> None:
+    with pytest.raises(InputError, match="--processes: 0; expected 1 or more"):
+        train.run("tiny", processes=0)

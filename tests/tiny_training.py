@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -24,6 +25,8 @@ from monai.bundle import ConfigParser
 
 from pipeline.bundle import run_training
 from pipeline.engine.cache import CachedCase, write_manifest
+from pipeline.engine.ranks import process_group
+from pipeline.records.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "bundles/segmentation/configs"
 EPOCHS, EPOCH_LENGTH, BATCH = 3, 4, 2
@@ -37,6 +40,7 @@ class Fault:
     iteration: int
     deed: int | str = signal.SIGKILL
     is_last: bool = False  # after all other handlers of the event instead of before
+    rank: int = 0  # of several processes, which one it befalls
 
     def attach(self, engine: Engine) -> None:
         """Registers it with the trainer, as a handler."""
@@ -84,25 +88,38 @@ class Training:
 
     def run(self, *faults: Fault, key: str = "key") -> Outcome:
         """Runs it once in a process of its own."""
+        return self.run_ranks(*faults, key=key, count=1)[0]
+
+    def run_ranks(self, *faults: Fault, count: int, key: str = "key") -> list[Outcome]:
+        """Runs it once in so many processes that train together; rank r > 0 has its files in `root`/rank<r>."""
         context = multiprocessing.get_context("forkserver")
         # The server imports MONAI once; its children are forks, before any thread was started.
         context.set_forkserver_preload(["tiny_training"])
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-        log = self.root / "log.txt"
-        process = context.Process(target=_train, args=(self.root, faults, key, log))
-        process.start()
-        process.join()
-        assert process.exitcode is not None
-        return Outcome(process.exitcode, log.read_text())
+        roots = [self.root, *(self.root / f"rank{rank}" for rank in range(1, count))]
+        for root in roots[1:]:
+            shutil.rmtree(root, ignore_errors=True)
+            for part in ("cache", "bundle/configs"):
+                shutil.copytree(self.root / part, root / part)
+        port = _free_port() if count > 1 else 0
+        processes = []
+        for rank, root in enumerate(roots):
+            launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": port} if count > 1 else {}
+            own = [fault for fault in faults if fault.rank == rank]
+            processes.append(context.Process(target=_train, args=(root, own, key, root / "log.txt", launched)))
+            processes[-1].start()
+        for process in processes:
+            process.join()
+        return [Outcome(int(process.exitcode or 0), (root / "log.txt").read_text())
+                for process, root in zip(processes, roots, strict=True)]
 
 
-def make_training(root: Path, *, dims: int = 3, interval_s: float = 0.0, validation: int = 1,
-                  **overrides: Any) -> Training:
-    """Writes cache and configuration; `interval_s` is the time between two checkpoints.
-
-    `validation` is how many cases there are for it.
-    """
+def make_training(
+    root: Path, *, dims: int = 3, interval_s: float = 0.0, validation: Sequence[str] = ("c",), **overrides: Any
+) -> Training:
+    """Writes cache and configuration; `interval_s` is the time between two checkpoints."""
     _write_cache(root / "cache", validation)
     config = ConfigParser.load_config_files([str(CONFIGS / name) for name in ("common.yaml", "train.yaml")])
     config |= {
@@ -121,11 +138,11 @@ def make_training(root: Path, *, dims: int = 3, interval_s: float = 0.0, validat
     return Training(root)
 
 
-def _write_cache(folder: Path, validation: int) -> None:
+def _write_cache(folder: Path, validation: Sequence[str]) -> None:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     cases = [CachedCase(name, "train", folder, "", "") for name in ("a", "b")]
-    cases += [CachedCase(name, "validation", folder, "", "") for name in "cdefghij"[:validation]]
+    cases += [CachedCase(name, "validation", folder, "", "") for name in validation]
     for case in cases:
         label = np.zeros((20, 18, 16), dtype=np.uint8)
         label[4:12, 5:12, 4:10] = 1
@@ -135,7 +152,14 @@ def _write_cache(folder: Path, validation: int) -> None:
     write_manifest(folder, cases)
 
 
-def _train(root: Path, faults: Sequence[Fault], key: str, log: Path) -> None:
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _train(root: Path, faults: Sequence[Fault], key: str, log: Path, launched: dict[str, object]) -> None:
+    os.environ |= {name: str(value) for name, value in launched.items()}
     config = root / "bundle/configs/train.yaml"
     overrides = {"dataset_dir": str(root / "cache"), "history_file": str(root / "history.csv"),
                  "resume_file": str(root / "resume" / key)}
@@ -150,4 +174,9 @@ def _train(root: Path, faults: Sequence[Fault], key: str, log: Path) -> None:
                 handlers.insert(len(handlers) if fault.is_last else 0,
                                 {"_target_": f"tiny_training_faults.make_{number}"})
             overrides["train#handlers"] = handlers
-        run_training(root / "bundle", overrides=overrides)
+        try:
+            with process_group():
+                run_training(root / "bundle", overrides=overrides)
+        except InputError as error:  # as the command line does
+            print(f"error: {error}")
+            raise SystemExit(1) from error

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from tqdm import tqdm
 
+from pipeline.engine.ranks import is_writer, of_all_ranks, ranks
 from pipeline.records.errors import InputError
 from pipeline.records.files import written_aside
 
@@ -25,7 +26,8 @@ READ_EVERY = 10
 class History:
     """Ignite handler: one row of `history.csv` an epoch, and the same numbers to `publish` while training runs.
 
-    `train_loss` is the mean over the epoch's iterations; `validation_dice` is empty in epochs without validation.
+    `train_loss` is the mean over the epoch's steps, and iterations are steps, not the
+    batches that a step may be made of; `validation_dice` is empty in epochs without validation.
     Attach it after the ValidationHandler, so that an epoch's validation is over when its row is written. The loss is
     read in every iteration on a CPU and every `READ_EVERY` iterations elsewhere.
 
@@ -43,7 +45,7 @@ class History:
 
     def __init__(
         self, path: str | Path, *, evaluator: Engine, optimizer: torch.optim.Optimizer, publish: Publish,
-        labels: Sequence[str] = (),
+        labels: Sequence[str] = (), accumulation: int = 1,
     ) -> None:
         self.path = Path(path)
         self.evaluator = evaluator
@@ -51,10 +53,12 @@ class History:
         self.publish = publish
         self.labels = tuple(labels)
         self.columns = (*COLUMNS, *(f"{metric}.{label}" for metric in (DICE, RECALL) for label in self.labels))
+        self.accumulation = accumulation
         self.rows: list[dict[str, float]] = []
-        self.losses: list[float] = []  # of the running epoch
-        # Iteration, ids of the cases in its batch, and its loss on the device.
-        self.unread: list[tuple[int, list[str], torch.Tensor]] = []
+        self.losses: list[float] = []  # of the steps of the running epoch
+        self.parts: list[float] = []  # of the running step
+        # Step, ids of the cases in this rank's batch, and on the device its loss and, of several ranks, its scores.
+        self.unread: list[tuple[int, list[str], torch.Tensor, torch.Tensor | None]] = []
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with the trainer."""
@@ -73,7 +77,7 @@ class History:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned, into the table and the published curves as well."""
-        self.rows, self.losses, self.unread = list(state["rows"]), list(state["losses"]), []
+        self.rows, self.losses, self.parts, self.unread = list(state["rows"]), list(state["losses"]), [], []
         self._write_table()
         for row in self.rows:
             self._publish(row)
@@ -91,7 +95,10 @@ class History:
     def _note_loss(self, engine: Engine) -> None:
         # Before the backward pass: weights that a loss of NaN would spoil are not touched yet on a CPU.
         loss, iteration = engine.state.output["loss"].detach(), engine.state.iteration
-        self.unread.append((iteration, list(engine.state.batch["case"]), loss))
+        step = (iteration - 1) // self.accumulation + 1
+        # The loss is that of all ranks; whose cases it is that spoilt it, their own scores tell.
+        is_sound = torch.isfinite(engine.state.output["pred"].detach()).all() if ranks() > 1 else None
+        self.unread.append((step, list(engine.state.batch["case"]), loss, is_sound))
         is_last = iteration % engine.state.epoch_length == 0  # validation would run on spoilt weights
         if loss.device.type == "cpu" or len(self.unread) >= READ_EVERY or is_last:
             self._read_losses()
@@ -99,19 +106,27 @@ class History:
     def _read_losses(self) -> None:
         if not self.unread:
             return
-        values = torch.stack([loss for _, _, loss in self.unread]).tolist()
-        for (iteration, cases, _), value in zip(self.unread, values, strict=True):
+        values = torch.stack([loss for _, _, loss, _ in self.unread]).tolist()
+        for (step, cases, _, is_sound), value in zip(self.unread, values, strict=True):
             if not math.isfinite(value):
-                names = ", ".join(sorted(set(cases)))
-                raise InputError("training", found=f"loss {value} in iteration {iteration}, on patches of {names}",
+                raise InputError("training", found=f"loss {value} in iteration {step}, on patches of "
+                                                   f"{_names_to_blame(cases, is_sound)}",
                                  wanted="a finite loss", reason="nan-loss",
                                  remedy="look at these cases, or lower `learning_rate` in bundle.yaml")
-        self.losses += values
+            self._add_part(value)
         self.unread = []
 
+    def _add_part(self, loss: float) -> None:
+        self.parts.append(loss)
+        if len(self.parts) == self.accumulation:
+            self.losses.append(sum(self.parts) / self.accumulation)
+            self.parts = []
+
     def _add_row(self, engine: Engine) -> None:
+        if engine.should_terminate:
+            return  # while it was validated: this epoch ends when training goes on
         state, train_loss = engine.state, sum(self.losses) / len(self.losses)
-        row = {"iteration": state.iteration, "epoch": state.epoch, "train_loss": train_loss,
+        row = {"iteration": state.iteration // self.accumulation, "epoch": state.epoch, "train_loss": train_loss,
                "learning_rate": self.optimizer.param_groups[0]["lr"]}
         # The evaluator's epoch is the trainer's where validation ran in this one.
         if self.evaluator.state.epoch == state.epoch:
@@ -138,6 +153,8 @@ class History:
         return {name: value for name, value in means.items() if math.isfinite(value)}
 
     def _write_table(self) -> None:
+        if not is_writer():
+            return
         with written_aside(self.path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self.columns)
             writer.writeheader()
@@ -148,8 +165,15 @@ class History:
         self.publish(values, int(row["iteration"]))
 
 
+def _names_to_blame(cases: list[str], is_sound: torch.Tensor | None) -> str:
+    """Returns the cases of the ranks whose scores are not finite, or of all where all are; all ranks call it."""
+    found = of_all_ranks((cases, is_sound is not None and bool(is_sound)))
+    blamed = [names for names, is_sound_there in found if not is_sound_there] or [names for names, _ in found]
+    return ", ".join(sorted({name for names in blamed for name in names}))
+
+
 class ProgressBar:
-    """Ignite handler: on a terminal, a bar over all iterations with the loss, the last validation Dice, the time left.
+    """Ignite handler: on a terminal, a bar over all steps with the loss, the last validation Dice, the time left.
 
     Elsewhere it shows nothing.
     """
@@ -165,10 +189,14 @@ class ProgressBar:
             engine.add_event_handler(event, self._close)
 
     def _advance(self, engine: Engine) -> None:
+        accumulation = self.history.accumulation
+        if engine.state.iteration % accumulation:
+            return
         if self.bar is None:
-            total = engine.state.max_epochs * engine.state.epoch_length
+            total = engine.state.max_epochs * engine.state.epoch_length // accumulation
             # From where a resumed training goes on, so that the time left is that of the rest.
-            self.bar = tqdm(total=total, initial=engine.state.iteration - 1, disable=None, dynamic_ncols=True)
+            self.bar = tqdm(total=total, initial=engine.state.iteration // accumulation - 1,
+                            disable=None if is_writer() else True, dynamic_ncols=True)
         self.bar.set_postfix(self.history.latest(), refresh=False)
         self.bar.update()
 

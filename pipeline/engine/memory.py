@@ -11,6 +11,8 @@ SPARE_SHARE = 0.2
 # Scores are held twice for a moment where air is left out or labels are taken from them, and windows beside them.
 COPIES_OF_SCORES = 2.5
 MEMINFO = Path("/proc/meminfo")
+# What torch says where it is no error of its own kind: of the host's allocator, and of the libraries for GPUs.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
 
 
 def room_for(volume: torch.Tensor, channels: int) -> torch.device:
@@ -29,6 +31,17 @@ def room_for(volume: torch.Tensor, channels: int) -> torch.device:
                          wanted=f"{wanted / 2**30 / (1 - SPARE_SHARE):.1f} GiB for the class scores",
                          remedy="crop the scan, or use a machine with more memory", reason="out-of-memory")
     return host
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Returns whether an error, or one that led to it, says that there was no memory left."""
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -33,7 +33,8 @@ class AutocastInferer(Inferer):
             InputError: ``unsafe-precision``: this device computes it wrongly, or not at all well.
         """
         if not self.is_checked:
-            self._check(inputs, getattr(network, "_orig_mod", network))  # what torch.compile wraps
+            network_itself = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+            self._check(inputs, getattr(network_itself, "module", network_itself))  # and DistributedDataParallel
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             outputs: torch.Tensor = network(inputs, *args, **kwargs)
         return outputs.float()

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from pipeline.imaging.intensities import sample_step
 
-# One window is stretched over a whole scan that is longer than it by at most this factor, while it holds at most so many
-# times the voxels that were planned: one forward pass instead of the two to eight that overlapping windows take.
+# One window is stretched over a whole scan that is longer than it by at most this factor, while it holds at most so
+# many times the voxels that were planned: one forward pass instead of the two to eight that overlapping windows take.
 LONGEST_STRETCH = 1.5
 LARGEST_STRETCH = 3.0
 # No network here halves an axis more often than five times.

@@ -30,7 +30,8 @@ COMMENTS = {
     "labels": "Names and values of the label maps that this model learns and writes.",
     "codes": "For DICOM, by label name: {category, type, modifier}, each [value, scheme, meaning]; {} looks names up.",
     "network_def": "The network, as MONAI instantiates it.",
-    "batch_size": "Patches per optimiser step.",
+    "batch_size": "Patches per optimiser step, of each process.",
+    "processes": "That train together, one for each GPU: N of them make a batch N times as large.",
     "memory_gib": "Memory that training may take, its cases aside; the schedule checks it on the device at hand.",
     "budget": "How long training may take (s, min or h); null where `iterations` are set.",
     "iterations": "Optimiser steps; epochs only say how often the curves get a point. null: as the budget allows.",
@@ -77,6 +78,7 @@ class Plan:
     codes: dict[str, Any]
     network_def: dict[str, Any]
     batch_size: int
+    processes: int
     memory_gib: float
     budget: str | None
     iterations: int | None
@@ -141,6 +143,7 @@ def _geometry_claims(plan: Plan) -> dict[str, tuple[bool, str]]:
             f"three numbers, x y z, multiples of {multiples} over the network's axes",
         ),
         "batch_size": (is_count(plan.batch_size), "1 or more"),
+        "processes": (is_count(plan.processes), "1 or more"),
     }
 
 

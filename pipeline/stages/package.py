@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.records.bundles import batches_of_training
 from pipeline.records.files import folder_written_aside, sha256_of_file, write_json, write_text, written_aside
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
 from pipeline.records.index import Index, read_index
@@ -27,6 +28,7 @@ def run(experiment: str) -> None:
     # What the plan leaves to the schedule stands there.
     plan = {name: value for path in (folders.plan, folders.schedule)
             for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
+    plan |= batches_of_training(folders.bundle)
     with folder_written_aside(folders.model) as aside:
         shutil.copytree(folders.bundle, aside, dirs_exist_ok=True)
         shutil.copyfile(TEMPLATE / "LICENSE", aside / "LICENSE")
@@ -53,7 +55,7 @@ def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dic
         f"\n## This model: {experiment}\n",
         f"- Data: {index.dataset} ({index.modality}), {counts} cases; licence: {index.licence}.",
         f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {plan['spacing_mm']} mm; "
-        f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation']} patches.",
+        f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation'] * plan['processes']} patches.",
         *([f"- {postprocessing}"] if postprocessing else []),
         f"- Test scores over {test['cases']} cases, in each scan's own space:\n",
         "| label | Dice | recall | precision |",

@@ -199,6 +199,7 @@ def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: s
     decisions.make("network_def", {**definition, "spatial_dims": "@spatial_dims"}, why_network(architecture, topology))
     patch_gib = memory_of_patch_gib(architecture, topology, patch_size=patch, width=width, out_channels=classes)
     decisions.take("batch_size", batch_size_for(patch, patch_gib=patch_gib, memory_gib=memory_gib - LIBRARIES_GIB))
+    decisions.make("processes", 1, "the default; more GPUs than one are used where this says so")
 
 
 def _fitting_topology(

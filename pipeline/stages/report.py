@@ -25,6 +25,7 @@ from pipeline.imaging.comparisons import (
 )
 from pipeline.imaging.preview import Voxel
 from pipeline.metrics import size_class, size_classes
+from pipeline.records.bundles import batches_of_training
 from pipeline.records.files import write_text
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import SPLITS, Index, read_index
@@ -108,9 +109,9 @@ def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, An
 
 
 def _plan_and_schedule(folders: ExperimentFolders) -> dict[str, Any]:
-    """Returns both as one: the schedule fills what the plan leaves open."""
+    """Returns both as one: the schedule fills what the plan leaves open, and the training has the last word."""
     schedule = {name: value for name, value in read_yaml(folders.schedule).items() if name in SHOWN_OF_SCHEDULE}
-    return {**read_yaml(folders.plan), **schedule}
+    return {**read_yaml(folders.plan), **schedule, **batches_of_training(folders.bundle)}
 
 
 def _content_of_test(index: Index, settings: EvaluationSettings, folders: ExperimentFolders, *,

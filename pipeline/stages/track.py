@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline import tracking
+from pipeline.records.bundles import batches_of_training
 from pipeline.records.files import sha256_of_file, sha256_of_text, write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import read_index
@@ -33,6 +34,7 @@ def collect_content(folders: ExperimentFolders) -> tracking.RunContent:
     # What the plan leaves to the schedule stands there; how long trials took is no parameter.
     plan = {name: value for path in (folders.plan, folders.schedule)
             for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items() if name != "measured"}
+    plan |= batches_of_training(folders.bundle)
     metadata = json.loads((folders.model / "configs/metadata.json").read_text(encoding="utf-8"))
     artifacts = _artifacts(folders)
     packages = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"],
