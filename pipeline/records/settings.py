@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Fractions of patients (0 to 1) for validation and test; training gets the rest."""
+    """Fractions of patients (0 to 1) for validation and test; training gets the rest.
+
+    With folds `test` alone counts, and may be 0.
+    """
 
     validation: float = 0.1
     test: float = 0.2
@@ -25,13 +28,15 @@ class DataSettings:
     """`data.yaml`: which raw data.
 
     `dataset` names the folder below `data/raw`. `layout` names the source that understands it. `patient` is a regular
-    expression on the case id whose first group is the patient.
+    expression on the case id whose first group is the patient. `folds` is how many trainings validate each other: each
+    on its own part of the patients, trained on all others; None is one training.
     """
 
     dataset: str
     layout: str = "msd"
     patient: str = "(.+)"
     split: SplitSettings = field(default_factory=SplitSettings)
+    folds: int | None = None
 
 
 @dataclass(frozen=True)
