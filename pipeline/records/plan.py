@@ -31,7 +31,7 @@ COMMENTS = {
     "network_def": "The network, as MONAI instantiates it.",
     "batch_size": "Patches per optimiser step.",
     "memory_gib": "Memory that training may take, its cases aside; the schedule checks it on the device at hand.",
-    "budget": "How long training may take (s, min or h); null where `iterations` are set.",
+    "budget": "How long a training may take (s, min or h), with folds each of them; null where `iterations` are set.",
     "iterations": "Optimiser steps; epochs only say how often the curves get a point. null: as the budget allows.",
     "epochs": "Points of the curves; null: the schedule chooses, as it does the two below.",
     "validate_every": "Epochs between two validations.",

@@ -5,19 +5,29 @@ from pathlib import Path
 
 from pipeline import tracking
 from pipeline.bundle import assemble_bundle, run_training
+from pipeline.engine.cache import count_folds
 from pipeline.records.files import ASIDE, folder_written_aside
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
 from pipeline.records.lineage import lineage_of_training
+from pipeline.records.trainings import refuse_other_folds, training_named
 
 
-def run(experiment: str) -> None:
-    """Trains the bundle of one experiment; its curves go to MLflow while they grow."""
-    folders = ExperimentFolders(experiment)
+def run(name: str) -> None:
+    """Trains the bundle of an experiment, or of one of its folds (`liver_3d.fold0`); MLflow sees its curves grow.
+
+    Raises:
+        InputError: as `refuse_other_folds`; what training raises.
+    """
+    training = training_named(name)
+    experiment, fold = training.experiment, training.fold
+    folders = ExperimentFolders(experiment, fold)
+    refuse_other_folds(training, count_folds(folders.cache))
     lineage = lineage_of_training(experiment)
     overrides = {
         "dataset_dir": str(folders.cache),
+        "fold": fold,
         "history_file": str(folders.history),
-        "tracking_run_id": tracking.start_run(experiment, lineage=lineage),
+        "tracking_run_id": tracking.start_run(experiment, lineage=lineage, fold=fold),
         # Named by all that could change the weights, so that no other training goes on from it.
         "resume_file": str(folders.resume / lineage),
     }
