@@ -57,11 +57,12 @@ def printable_store() -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-def start_run(experiment: str, *, lineage: str) -> str | None:
-    """Returns the id of a fresh run that training can feed, or None where there is nothing to feed.
+def start_run(experiment: str, *, lineage: str, fold: int | None = None) -> str | None:
+    """Returns the id of a run that training can feed, or None where there is nothing to feed.
 
     None means: this very state has a complete run already, or the store cannot be reached (said on the terminal; the
-    track stage tries again). A run that a killed training left unfinished is removed.
+    track stage tries again). The run is fresh: one that a killed training left unfinished is removed. The trainings of
+    folds feed one run, so they go on with an unfinished one.
     """
     try:
         client, experiment_id = _client(), None
@@ -69,6 +70,8 @@ def start_run(experiment: str, *, lineage: str) -> str | None:
         for run in _runs(client, experiment_id, lineage):
             if run.info.status == "FINISHED":
                 return None
+            if fold is not None:
+                return str(run.info.run_id)
             client.delete_run(run.info.run_id)
         return _create_run(client, experiment_id, experiment, lineage)
     except Exception as error:  # whatever the store's trouble is, it must not cost a training
@@ -76,7 +79,12 @@ def start_run(experiment: str, *, lineage: str) -> str | None:
         return None
 
 
-def publisher_of_curves(run_id: str | None) -> Callable[[dict[str, float], int], None]:
+def curve_of_fold(name: str, fold: int | None) -> str:
+    """Returns what a curve is called in a run: `train_loss`, or `train_loss.fold0` for that of a fold."""
+    return name if fold is None else f"{name}.fold{fold}"
+
+
+def publisher_of_curves(run_id: str | None, fold: int | None = None) -> Callable[[dict[str, float], int], None]:
     """Returns a function of (values by name, step) that adds a point to each live curve of a run."""
     if run_id is None:
         return _publish_nothing
@@ -85,7 +93,9 @@ def publisher_of_curves(run_id: str | None) -> Callable[[dict[str, float], int],
 
     def publish(values: dict[str, float], step: int) -> None:
         try:
-            _log_curves(client, run_id, {metric_name(name): [(step, value)] for name, value in values.items()})
+            curves = {curve_of_fold(metric_name(name), fold): [(step, value)] for name, value in values.items()}
+            # A fold that was killed and goes on tells its curves from the start, to the run that has them.
+            _log_curves(client, run_id, curves if fold is None else _unknown_points(client, run_id, curves))
         except Exception as error:  # the same as in start_run; the track stage fills the gap
             if not lost:
                 print(f"MLflow: live curves stopped ({_first_line(error)}); training goes on", file=sys.stderr)
@@ -169,16 +179,20 @@ def _fill(client: "MlflowClient", run_id: str, content: RunContent) -> None:
     metrics = [Metric(name, value, now, 0) for name, value in content.metrics.items()]
     tags = [RunTag(name, value) for name, value in content.tags.items()]
     client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
-    known = {name: {point.step for point in client.get_metric_history(run_id, name)} for name in content.curves}
-    missing = {
-        name: [point for point in points if point[0] not in known[name]] for name, points in content.curves.items()
-    }
-    _log_curves(client, run_id, missing)
+    _log_curves(client, run_id, _unknown_points(client, run_id, content.curves))
     dataset = Dataset(content.dataset_name, content.dataset_digest[:36], "local", content.dataset_name)
     client.log_inputs(run_id, [DatasetInput(dataset)])
     client.log_table(run_id, data=dict(content.table), artifact_file="tables/cases.json")
     for file, folder in content.artifacts.items():
         client.log_artifact(run_id, str(file), folder)
+
+
+def _unknown_points(
+    client: "MlflowClient", run_id: str, curves: Mapping[str, Sequence[tuple[int, float]]]
+) -> dict[str, list[tuple[int, float]]]:
+    """Returns those points of curves whose steps the run does not have yet."""
+    known = {name: {point.step for point in client.get_metric_history(run_id, name)} for name in curves}
+    return {name: [point for point in points if point[0] not in known[name]] for name, points in curves.items()}
 
 
 def _log_curves(client: "MlflowClient", run_id: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:

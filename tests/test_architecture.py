@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+# A `foreach` stage is written below `do`.
+STAGES = {name: stage.get("do", stage)
+          for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()}
 CONFIGS = ROOT / "bundles/segmentation/configs"
 # Which parts of the template's configs a stage makes objects of; what it only copies it does not import.
 USED_CONFIG = {

@@ -58,7 +58,8 @@ def copy_of_project(target: Path) -> Path:
     return target
 
 
-def write_experiment(root: Path, name: str, dims: int) -> None:
+def write_experiment(root: Path, name: str, dims: int, **settings: object) -> None:
+    """Writes raw data and configs of an experiment; `settings` are further ones of data.yaml."""
     raw = root / "data/raw" / name
     raw.mkdir(parents=True)
     if dims == 3:
@@ -69,7 +70,7 @@ def write_experiment(root: Path, name: str, dims: int) -> None:
     configs = root / "configs" / name
     configs.mkdir()
     split = {"validation": 0.2, "test": 0.3, "seed": 0}
-    data = {"dataset": name, "patient": r"^(p\d+)_", "split": split}
+    data = {"dataset": name, "patient": r"^(p\d+)_", "split": split, **settings}
     bundle = {"spatial_dims": dims, "iterations": 6, "epochs": 2, "validate_every": 1, "batch_size": 2}
     evaluation = {"pictures": 1}
     for file, content in (("data", data), ("bundle", bundle), ("evaluation", evaluation)):

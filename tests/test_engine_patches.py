@@ -1,6 +1,6 @@
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from pipeline.engine.augmentation import BatchAugmentation
 from pipeline.engine.augmentation_intensity import IntensityAugmentation
 from pipeline.engine.augmentation_spatial import SpatialAugmentation
-from pipeline.engine.cache import CachedCase, CachedVolumes, read_cached_cases, write_manifest
+from pipeline.engine.cache import CachedCase, CachedVolumes, count_folds, read_cached_cases, write_manifest
 from pipeline.engine.patches import PatchDataset
 from pipeline.records.errors import InputError
 
@@ -202,3 +202,20 @@ def test_a_missing_cache_names_the_stage_that_writes_it(tmp_path: Path) -> None:
 def test_an_empty_split_is_an_error(folder: Path) -> None:
     with pytest.raises(InputError, match="no test case"):
         read_cached_cases(folder, "test")
+
+
+def test_a_fold_validates_on_its_own_cases_and_trains_on_all_others(tmp_path: Path) -> None:
+    cases = [CachedCase(name, "train", tmp_path, "", "", fold) for name, fold in zip("abcd", (0, 1, 0, 2), strict=True)]
+    write_manifest(tmp_path, cases)
+    assert count_folds(tmp_path) == 3
+
+    def names(split: Literal["train", "validation"], fold: int) -> str:
+        return "".join(case.case_id for case in read_cached_cases(tmp_path, split, fold))
+
+    assert [(names("train", fold), names("validation", fold)) for fold in range(3)] == [
+        ("bd", "ac"), ("acd", "b"), ("abc", "d")]
+
+
+def test_a_cache_without_folds_does_not_mention_them(folder: Path) -> None:
+    assert count_folds(folder) == 0
+    assert "fold" not in (folder / "manifest.json").read_text()

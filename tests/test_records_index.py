@@ -51,6 +51,25 @@ def test_cases_of_a_split_are_in_order(index: Index) -> None:
     assert [case.case_id for case in index.in_split("test")] == ["p2"]
 
 
+def test_without_folds_the_file_does_not_mention_them(index: Index, tmp_path: Path) -> None:
+    write_index(tmp_path / "index.json", index)
+    assert "fold" not in (tmp_path / "index.json").read_text()
+    assert index.folds == 0
+    assert index.counts == "2 train, 1 validation, 1 test"
+    assert {name: len(cases) for name, cases in index.groups.items()} == {"train": 2, "validation": 1, "test": 1}
+
+
+def test_folds_are_kept_counted_and_grouped(index: Index, tmp_path: Path) -> None:
+    cases = [replace(a_case(f"p{number}", "train"), fold=number % 2) for number in range(3)]
+    folded = replace(index, cases=(*cases, a_case("p3", "test")))
+    write_index(tmp_path / "index.json", folded)
+    assert read_index(tmp_path / "index.json") == folded
+    assert folded.folds == 2
+    assert folded.counts == "3 in 2 folds, 1 test"
+    groups = {name: [case.case_id for case in cases] for name, cases in folded.groups.items()}
+    assert groups == {"fold 0": ["p0", "p2"], "fold 1": ["p1"], "test": ["p3"]}
+
+
 def test_the_digest_follows_contents_only(index: Index) -> None:
     renamed = replace(index, dataset="other", root="elsewhere", cases=tuple(
         replace(case, image="moved.nii.gz") for case in index.cases))

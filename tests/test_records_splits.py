@@ -7,7 +7,13 @@ import pytest
 
 from pipeline.records.errors import InputError
 from pipeline.records.settings import SplitSettings
-from pipeline.records.splits import patients_by_case, refuse_impossible_fractions, split_by_patient
+from pipeline.records.splits import (
+    fold_by_patient,
+    patients_by_case,
+    refuse_impossible_folds,
+    refuse_impossible_fractions,
+    split_by_patient,
+)
 
 WHERE = Path("configs/x/data.yaml")
 HUNDRED = [f"p{number:03d}" for number in range(100)]
@@ -67,6 +73,54 @@ def test_fractions_that_cannot_be_meant(settings: SplitSettings) -> None:
     with pytest.raises(InputError) as caught:
         refuse_impossible_fractions(settings, where=WHERE)
     assert caught.value.reason == "invalid-fraction"
+
+
+def test_folds_of_known_patients() -> None:
+    # The order is p5, p2, p3, p1, p4 as above; p5 is tested on. p1 with its three cases comes first, the others follow.
+    patients = ["p1", "p1", "p1", "p2", "p3", "p4", "p5"]
+    folds = fold_by_patient(patients, SplitSettings(0.9, 0.2, 0), folds=2, where=WHERE)
+    assert folds == {"p5": None, "p1": 0, "p2": 1, "p3": 1, "p4": 1}
+
+
+def test_those_tested_on_are_the_same_with_and_without_folds() -> None:
+    splits = split_by_patient(HUNDRED, SplitSettings(), where=WHERE)
+    folds = fold_by_patient(HUNDRED, SplitSettings(), folds=5, where=WHERE)
+    assert {patient for patient, fold in folds.items() if fold is None} == \
+        {patient for patient, split in splits.items() if split == "test"}
+    assert Counter(folds.values()) == {None: 20, **dict.fromkeys(range(5), 16)}
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order() -> None:
+    first = fold_by_patient(HUNDRED, SplitSettings(), folds=5, where=WHERE)
+    assert fold_by_patient(reversed(HUNDRED), SplitSettings(), folds=5, where=WHERE) == first
+    assert fold_by_patient(HUNDRED, SplitSettings(seed=1), folds=5, where=WHERE) != first
+
+
+def test_folds_differ_by_no_more_cases_than_a_patient_has() -> None:
+    patients = [patient for number, patient in enumerate(HUNDRED) for _ in range(1 + number % 4)]
+    folds = fold_by_patient(patients, SplitSettings(test=0), folds=7, where=WHERE)
+    sizes = Counter(folds[patient] for patient in patients)
+    assert set(sizes) == set(range(7))
+    assert max(sizes.values()) - min(sizes.values()) <= 4
+
+
+def test_too_few_patients_for_folds() -> None:
+    with pytest.raises(InputError, match=r"4 patient\(s\) beside 1 to test on; expected one or more in each of 5"):
+        fold_by_patient(HUNDRED[:5], SplitSettings(), folds=5, where=WHERE)
+    assert len(fold_by_patient(HUNDRED[:5], SplitSettings(test=0), folds=5, where=WHERE)) == 5
+
+
+@pytest.mark.parametrize("folds", [1, 0, -5, True, 2.5, "5", [5]])
+def test_folds_that_cannot_be_meant(folds: object) -> None:
+    with pytest.raises(InputError, match="2 or more") as caught:
+        refuse_impossible_folds(folds, where=WHERE)
+    assert caught.value.reason == "invalid-folds"
+
+
+def test_with_folds_nobody_need_be_tested_on_and_validation_counts_for_nothing() -> None:
+    refuse_impossible_fractions(SplitSettings(validation=3.0, test=0, seed=0), where=WHERE, folds=5)
+    with pytest.raises(InputError, match="0 or more and below 1"):
+        refuse_impossible_fractions(SplitSettings(test=1.0), where=WHERE, folds=5)
 
 
 def test_the_first_group_is_the_patient() -> None:

@@ -9,8 +9,8 @@ from pipeline.records.index import Index, IndexedCase
 from pipeline.records.summaries import (
     Spread,
     rank_cases,
+    summarise_group,
     summarise_label,
-    summarise_split,
     verdict,
     worst_and_best,
 )
@@ -75,7 +75,7 @@ def test_a_split_counts_patients_cases_and_labels() -> None:
 
     index = Index("tiny", "data", "CT", "CC0-1.0", {"organ": 1, "lesion": 2},
                   (case("a", "p1", "test", 0), case("b", "p1", "test", 3), case("c", "p2", "train", 3)))
-    summary = summarise_split(index, "test")
+    summary = summarise_group("test", index.in_split("test"), index)
     assert (summary.patients, summary.cases, summary.cases_with) == (1, 2, {"organ": 2, "lesion": 1})
 
 

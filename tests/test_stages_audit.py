@@ -80,6 +80,24 @@ def test_patients_stay_together_and_every_split_has_one() -> None:
     assert set.union(*by_split.values()) == {"p1", "p2", "p3", "p4", "p5"}
 
 
+def test_with_folds_every_case_that_is_not_tested_on_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    CONFIG.write_text(f"{SETTINGS}folds: 2\n")
+    audit.run("tiny")
+    index = read_index(WORK / "index.json")
+    # Seed 0 ranks p5, p2, p3, p1, p4; those with two scans are placed before the others.
+    assert {(case.patient, case.split, case.fold) for case in index.cases} == {
+        ("p5", "test", None), ("p2", "train", 0), ("p1", "train", 1), ("p3", "train", 0), ("p4", "train", 1)}
+    assert "7 of 7 cases sound (6 in 2 folds, 1 test)" in capsys.readouterr().out
+    assert "| fold 1 | 2 | 3 |" in (WORK / "audit.md").read_text()
+
+
+def test_more_folds_than_patients_are_refused() -> None:
+    CONFIG.write_text(f"{SETTINGS}folds: 5\n")
+    assert refusal().reason == "too-few-patients"
+    CONFIG.write_text(f"{SETTINGS}folds: 1\n")
+    assert refusal().reason == "invalid-folds"
+
+
 def test_the_same_bytes_whatever_the_order_of_the_files() -> None:
     audit.run("tiny")
     first = (WORK / "index.json").read_bytes(), (WORK / "audit.md").read_bytes()
@@ -223,8 +241,8 @@ def test_the_command_line_says_it_in_one_line(repository: Path) -> None:
     CONFIG.write_text("dataset: tiny\nlayuot: msd\n")
     done = python(repository, "-m", "pipeline", "audit", "--experiment", "tiny")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, layout, "
-                           "left_right, patient, split; did you mean `layout`?\n")
+    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, folds, "
+                           "layout, left_right, patient, split; did you mean `layout`?\n")
 
 
 def test_the_audit_imports_nothing_heavy(repository: Path) -> None:

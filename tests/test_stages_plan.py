@@ -294,3 +294,11 @@ def test_decisions_follow_what_was_set_before_them() -> None:
     # 196608 / 4096 = 48 patches, 32 at most.
     assert made["batch_size"].value == 32
     assert made["batch_size"].why.startswith("196608 voxels a batch / 4096 a patch, 2 at least and 32 at most")
+
+
+def test_with_folds_the_budget_is_said_to_be_for_each_of_them() -> None:
+    case = IndexedCase("a", "a", "train", "i", "l", (40, 40, 40), (1.0, 1.0, 1.0), "RAS", {}, "0", "1")
+    index = replace(INDEX, cases=(replace(case, fold=0), replace(case, fold=1)))
+    made = decide(fingerprint_of((40, 40, 40), (1.0, 1.0, 1.0)), index, name="d", overrides={}).made
+    assert made["budget"].why == "preset standard, for each of 2 folds"
+    assert made["iterations"].why.endswith("for each of 2 folds")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.records.errors import InputError
+from pipeline.records.trainings import write_trainings
 from pipeline.stages import train
 
 RESUME = Path("work/.resume/tiny")
@@ -19,7 +20,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
     def run_training(root: Path, *, overrides: dict[str, Any]) -> None:
         made.append(overrides)
         (root / "model.pt").write_text("weights")
-        RESUME.mkdir(parents=True, exist_ok=True)
+        Path(overrides["resume_file"]).parent.mkdir(parents=True, exist_ok=True)
         Path(f"{overrides['resume_file']}-cpu.pt").write_text("state")
 
     monkeypatch.chdir(tmp_path)
@@ -28,7 +29,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
     monkeypatch.setattr(train, "read_plan", lambda _: SimpleNamespace(processes=1))
     monkeypatch.setattr(train, "read_schedule", lambda _: SimpleNamespace(batch_size=4, accumulation=1))
     monkeypatch.setattr(train, "lineage_of_training", lambda _: "l1")
-    monkeypatch.setattr(train.tracking, "start_run", lambda _, lineage: f"run-{lineage}")
+    monkeypatch.setattr(train, "count_folds", lambda _: 0)
+    monkeypatch.setattr(train.tracking, "start_run", lambda _, lineage, **__: f"run-{lineage}")
     return made
 
 
@@ -187,3 +189,36 @@ def test_machines_that_differ_do_not_train_together(
 def test_no_processes_are_refused(calls: list[dict[str, Any]]) -> None:
     with pytest.raises(InputError, match="--processes: 0; expected 1 or more"):
         train.run("tiny", processes=0)
+
+
+def test_a_fold_is_trained_beside_the_others_and_goes_on_from_its_own_checkpoint(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "count_folds", lambda _: 2)
+    other = RESUME / "fold0/l1-cpu.pt"
+    other.parent.mkdir(parents=True)
+    other.write_text("of a fold that was killed")
+    train.run("tiny.fold1")
+    assert calls[0]["fold"] == 1
+    assert calls[0]["dataset_dir"] == "work/tiny/cache"
+    assert calls[0]["history_file"] == "work/tiny/folds/fold1/history.csv"
+    assert calls[0]["resume_file"] == "work/.resume/tiny/fold1/l1"
+    assert Path("work/tiny/folds/fold1/bundle/model.pt").is_file()
+    assert other.is_file()
+    assert not (RESUME / "fold1").exists()
+
+
+@pytest.mark.parametrize(("name", "folds", "message"), [
+    ("tiny", 2, "tiny: a training .* expected one of tiny.fold0, tiny.fold1"),
+    ("tiny.fold2", 2, "tiny.fold2: a training .* expected one of tiny.fold0, tiny.fold1"),
+    ("tiny.fold0", 0, "tiny.fold0: a training .* expected one of tiny; run"),
+    ("tiny.fold0", 3, "configs/trainings.yaml: the trainings tiny.fold0, tiny.fold1; expected tiny.fold0, tiny"),
+])
+def test_a_training_that_the_data_or_dvc_does_not_know_is_refused_before_it_begins(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, name: str, folds: int, message: str
+) -> None:
+    write_trainings("tiny", 2, active=["tiny"])
+    monkeypatch.setattr(train, "count_folds", lambda _: folds)
+    with pytest.raises(InputError, match=message):
+        train.run(name)
+    assert calls == []

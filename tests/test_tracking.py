@@ -105,3 +105,20 @@ def test_an_unreachable_store_does_not_stop_training_but_is_named(
 def test_without_a_run_curves_go_nowhere() -> None:
     tracking.publisher_of_curves(None)({"train_loss": 1.0}, 1)
     assert tracking.publisher_of_curves(None) is tracking.publisher_of_curves(None)
+
+
+def test_folds_feed_one_run_and_one_that_was_killed_goes_on_in_it(content: tracking.RunContent) -> None:
+    run_id = tracking.start_run("tiny", lineage="l1", fold=0)
+    tracking.publisher_of_curves(run_id, 0)({"train_loss": 1.5}, 10)
+    # Killed after its first point; started again it tells that first.
+    assert tracking.start_run("tiny", lineage="l1", fold=0) == run_id
+    publish = tracking.publisher_of_curves(run_id, 0)
+    publish({"train_loss": 1.5}, 10)
+    publish({"train_loss": 1.25}, 20)
+    assert tracking.start_run("tiny", lineage="l1", fold=1) == run_id
+    tracking.publisher_of_curves(run_id, 1)({"train_loss": 1.75}, 10)
+    curves = {**CURVE, "train_loss.fold0": [(10, 1.5), (20, 1.25)], "train_loss.fold1": [(10, 1.75), (20, 1.0)]}
+    assert tracking.complete_run("tiny", lineage="l1", content=replace(content, curves=curves)) == run_id
+    for name, points in curves.items():
+        assert [(point.step, point.value) for point in client().get_metric_history(run_id, name)] == points
+    assert tracking.start_run("tiny", lineage="l1", fold=0) is None

@@ -11,7 +11,9 @@ from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
 from pipeline.records.folders import RAW
 from pipeline.records.settings import CONFIGS, read_data_settings
+from pipeline.records.splits import refuse_impossible_folds
 from pipeline.records.strict_yaml import read_yaml
+from pipeline.records.trainings import OF_A_FOLD, TRAININGS, write_trainings
 
 ACTIVE = CONFIGS / "active.yaml"
 
@@ -30,12 +32,14 @@ def run(arguments: argparse.Namespace) -> None:
     """
     experiment = arguments.experiment
     _check_known(experiment)
-    dataset = read_data_settings(experiment).dataset
+    settings = read_data_settings(experiment)
+    refuse_impossible_folds(settings.folds, where=CONFIGS / experiment / "data.yaml")
+    dataset = settings.dataset
     if not (RAW / dataset).is_dir() and dataset not in phantoms():
         raise InputError(RAW / dataset, found="no such folder", wanted=f"the raw data of {experiment}",
                          remedy=f"run `python -m pipeline fetch {dataset}` (with `--from PATH` if you have it)",
                          reason="missing-data")
-    activate(experiment)
+    activate(experiment, settings.folds)
     command = [sys.executable, "-m", "dvc", "repro", f"track@{experiment}"]
     # DVC's stages call `python`: it must be this one, also where its environment is not activated.
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -44,13 +48,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(code)
 
 
-def activate(experiment: str) -> None:
-    """Adds the experiment to `configs/active.yaml`, keeping its comments, and says so."""
-    if experiment in read_yaml(ACTIVE)["experiments"]:
-        return
-    text = ACTIVE.read_text(encoding="utf-8").rstrip("\n")
-    write_text(ACTIVE, f"{text}\n- {experiment}\n")
-    print(f"{ACTIVE}: added {experiment}; `dvc repro` now runs it too")
+def activate(experiment: str, folds: int | None) -> None:
+    """Adds the experiment to `configs/active.yaml`, keeping its comments, and its trainings to DVC's; says so."""
+    if experiment not in read_yaml(ACTIVE)["experiments"]:
+        text = ACTIVE.read_text(encoding="utf-8").rstrip("\n")
+        write_text(ACTIVE, f"{text}\n- {experiment}\n")
+        print(f"{ACTIVE}: added {experiment}; `dvc repro` now runs it too")
+    if write_trainings(experiment, folds, active=read_yaml(ACTIVE)["experiments"]):
+        print(f"{TRAININGS}: {experiment} is trained {f'{folds} times, once for each fold' if folds else 'once'}")
 
 
 def phantoms() -> list[str]:
@@ -63,3 +68,6 @@ def _check_known(experiment: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", experiment) or experiment not in known:
         raise InputError(CONFIGS / experiment, found="no such experiment", wanted=f"one of {', '.join(known)}",
                          remedy="choose one, or copy a folder to begin your own", reason="unknown-experiment")
+    if OF_A_FOLD.fullmatch(experiment):
+        raise InputError(CONFIGS / experiment, found="a name that ends like that of a fold", wanted="another one",
+                         remedy="rename the folder", reason="odd-name")

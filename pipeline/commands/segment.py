@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.engine.arguments import CHOICES, end_as_if_interrupted, scans_below
-from pipeline.records.bundles import require_bundle
+from pipeline.records.bundles import member_numbers, require_bundle
 from pipeline.records.errors import InputError
 
 SWITCH = ("True", "False")
@@ -33,9 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, required=True, help="a scan, a folder at any depth, or a zip archive")
     parser.add_argument("--output_dir", "--output-dir", type=Path, required=True, help="gets a folder for each scan")
     parser.add_argument("--series", help="which DICOM series: UID, number, part of the description, or all")
+    # What is not given is left to the bundle.
+    parser.add_argument("--members", default=argparse.SUPPRESS, metavar="N[,N]",
+                        help="which networks of an ensemble vote, such as 0 or 0,2")
     for name, words in CHOICES.items():
         flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        # What is not given is left to the bundle.
         if words == SWITCH:
             parser.add_argument(*flags, action="store_true", default=argparse.SUPPRESS, help=HELP[name])
         else:
@@ -54,6 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
         with unused_packages_hidden():
             from pipeline.bundle import open_segmenter, series_rule_of
         options = {name: getattr(arguments, name) for name in CHOICES if hasattr(arguments, name)}
+        if hasattr(arguments, "members"):
+            options["members"] = list(member_numbers(arguments.members))
         found = scans_below(arguments.input, arguments.output_dir, rule=series_rule_of(arguments.bundle),
                             strict=options.get("strict", False), series=arguments.series)
         segmenter = open_segmenter(arguments.bundle, **options, found=found, results_dir=arguments.output_dir)

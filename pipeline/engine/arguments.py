@@ -17,6 +17,7 @@ import yaml
 
 from pipeline.engine.speeds import SPEEDS
 from pipeline.imaging.discovery import Found, SeriesRule, find_scans
+from pipeline.records.bundles import member_numbers
 from pipeline.records.errors import InputError
 
 # What monai.bundle.run takes itself, and what it takes with --tracking.
@@ -52,6 +53,8 @@ def check_arguments() -> None:
             _refuse_unknown(given, known)
         _refuse_evaluated("output_dir", given.get("output_dir"))
         _refuse_other_words(given)
+        if "members" in given:
+            member_numbers(given["members"])
     except InputError as error:
         _exit(error)
 

@@ -22,13 +22,14 @@ from pipeline.records.index import Split
 
 @dataclass(frozen=True)
 class CachedCase:
-    """One preprocessed case; `image_file` and `label_file` are names inside `folder`."""
+    """One preprocessed case, its arrays in `folder`; `fold` is as in the index."""
 
     case_id: str
     split: Split
     folder: Path
     image_sha256: str
     label_sha256: str
+    fold: int | None = None
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -43,26 +44,49 @@ class CachedCase:
 
 def write_manifest(folder: Path, cases: Sequence[CachedCase]) -> None:
     """Writes the list of cached cases and the digests of their arrays."""
-    entries = [{key: value for key, value in asdict(case).items() if key != "folder"} for case in cases]
+    entries = [{key: value for key, value in asdict(case).items() if key != "folder" and (key, value) != ("fold", None)}
+               for case in cases]
     write_json(folder / "manifest.json", {"cases": entries})
 
 
-def read_cached_cases(folder: str | Path, split: Split) -> list[CachedCase]:
+def read_cached_cases(folder: str | Path, split: Split, fold: int | None = None) -> list[CachedCase]:
     """Returns the cached cases of one split, in index order.
+
+    Args:
+        folder: the cache.
+        split: train or validation.
+        fold: its cases are the validation cases of its training, and all others the training cases.
 
     Raises:
         InputError: there is no cache, or none of its cases is in the split.
     """
-    path = Path(folder) / "manifest.json"
+    cases = _all_cases(Path(folder))
+    if fold is None:
+        chosen = [case for case in cases if case.split == split]
+    else:
+        chosen = [case for case in cases if (case.fold == fold) is (split == "validation")]
+    if not chosen:
+        raise InputError(Path(folder) / "manifest.json", found=f"no {split} case", wanted="at least one",
+                         remedy="raise the fractions in data.yaml or add cases", reason="empty-split")
+    return chosen
+
+
+def count_folds(folder: Path) -> int:
+    """Returns how many folds the cached cases are shared among; 0 is none.
+
+    Raises:
+        InputError: there is no cache.
+    """
+    return len({case.fold for case in _all_cases(folder)} - {None})
+
+
+def _all_cases(folder: Path) -> list[CachedCase]:
+    path = folder / "manifest.json"
     if not path.is_file():
         raise InputError(path, found="no cache", wanted="the preprocess stage's manifest", reason="missing-cache",
                          remedy="run `python -m pipeline preprocess --experiment NAME`")
     entries = json.loads(path.read_text(encoding="utf-8"))["cases"]
-    cases = [CachedCase(**entry, folder=Path(folder)) for entry in entries if entry["split"] == split]
-    if not cases:
-        raise InputError(path, found=f"no {split} case", wanted="at least one", reason="empty-split",
-                         remedy="raise the fractions in data.yaml or add cases")
-    return cases
+    return [CachedCase(**entry, folder=folder) for entry in entries]
 
 
 class CachedVolumes(Dataset[dict[str, torch.Tensor]]):

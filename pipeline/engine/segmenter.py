@@ -37,7 +37,7 @@ class Segmenter:
         device: where network and windows are computed.
         labels: names and values; class k of the network is the k-th smallest value, class 0 background.
         modality: DICOM code of the training scans; another one is a warning.
-        checkpoint: the weights, with their digest in ``<checkpoint>.sha256``.
+        checkpoint: the weights, with their digest in ``<checkpoint>.sha256``; an ensemble's lie beside it.
         codes: DICOM codes by label name, for those that the built-in table does not know.
         intensity_range: lowest and highest intensities of the training scans; far from them is a warning.
         name, version: of the model, for DICOM.

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.engine.ensemble import Ensemble
+from pipeline.records.bundles import joint_digest, members_of, weights_of_member
 from pipeline.records.errors import InputError
 from pipeline.records.files import sha256_of_file
 
@@ -12,10 +14,25 @@ def load_weights(network: torch.nn.Module, path: Path, *, device: torch.device) 
     """Loads the state dict at `path` into `network` and returns the file's SHA-256.
 
     Where ``<path>.sha256`` lies beside it (digest first on the line, as ``sha256sum`` writes), the digests must agree.
+    The members of an ensemble have a file each beside `path`; the digest is then that of theirs.
 
     Raises:
-        InputError: ``missing-weights``, ``changed-weights``, ``damaged-weights``, ``other-network``.
+        InputError: ``missing-weights``, ``changed-weights``, ``damaged-weights``, ``other-network``,
+            ``unknown-member``.
     """
+    if not isinstance(network, Ensemble):
+        return _load_file(network, path, device=device)
+    there = members_of(path)
+    for number in network.members:
+        if int(number) not in there:
+            known = f"some of {', '.join(map(str, there))}" if there else "none: this bundle holds one network"
+            raise InputError("--members", found=f"member {number}", wanted=known, remedy="leave it out for all of them",
+                             reason="unknown-member")
+    return joint_digest([_load_file(member, weights_of_member(path, int(number)), device=device)
+                         for number, member in network.members.items()])
+
+
+def _load_file(network: torch.nn.Module, path: Path, *, device: torch.device) -> str:
     digest = verified_digest(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.records.errors import InputError
 from pipeline.records.findings import Finding, counts_by_check, findings_as_markdown
-from pipeline.records.index import SPLITS, Index, IndexedCase
+from pipeline.records.index import Index, IndexedCase
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def summary_line(audit: Audit) -> str:
     if audit.index is None:
         parts = [f"audit FAILED: {audit.refusal.found if audit.refusal else 'no index'}"]
     else:
-        counts = ", ".join(f"{len(audit.index.in_split(split))} {split}" for split in SPLITS)
+        counts = audit.index.counts
         parts = [f"audit: {len(audit.index.cases)} of {audit.listed} cases sound ({counts})"]
     for title, severity in (("LEFT OUT", "error"), ("WARNINGS", "warning")):
         chosen = [finding for finding in audit.findings if finding.severity == severity]
@@ -43,9 +43,8 @@ def audit_as_markdown(audit: Audit) -> str:
     if audit.index is not None:
         lines += [f"Modality {audit.index.modality}, licence {audit.index.licence}. {_geometry(audit.index.cases)}", "",
                   "| split | patients | cases |", "|---|---|---|"]
-        for split in SPLITS:
-            cases = audit.index.in_split(split)
-            lines.append(f"| {split} | {len({case.patient for case in cases})} | {len(cases)} |")
+        for name, cases in audit.index.groups.items():
+            lines.append(f"| {name} | {len({case.patient for case in cases})} | {len(cases)} |")
         lines.append("")
     return "\n".join([*lines, "## Findings", "", findings_as_markdown(audit.findings)])
 

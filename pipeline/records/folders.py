@@ -7,9 +7,12 @@ TEMPLATE = Path("bundles/segmentation")
 
 
 class ExperimentFolders:
-    """The paths of one experiment, relative to the repository."""
+    """The paths of one experiment, relative to the repository.
 
-    def __init__(self, experiment: str) -> None:
+    With `fold` what a training writes, `bundle`, `history` and `resume`, is that fold's; all else is shared.
+    """
+
+    def __init__(self, experiment: str, fold: int | None = None) -> None:
         self.configs = Path("configs") / experiment
         self.work = Path("work") / experiment
         self.report = Path("reports") / experiment
@@ -21,8 +24,10 @@ class ExperimentFolders:
         self.plan = self.work / "plan.yaml"
         self.schedule = self.work / "schedule.yaml"
         self.cache = self.work / "cache"
-        self.bundle = self.work / "bundle"
-        self.history = self.work / "history.csv"
+        self.folds = self.work / "folds"
+        trained = self.work if fold is None else self.folds / f"fold{fold}"
+        self.bundle = trained / "bundle"
+        self.history = trained / "history.csv"
         self.predictions = self.work / "predictions"
         self.case_table = self.work / "cases.csv"
         self.lesion_table = self.work / "lesions.csv"
@@ -30,4 +35,5 @@ class ExperimentFolders:
         self.plots = self.work / "plots"
         self.tracked_run = self.work / "mlflow_run.json"
         # Beside the outputs of the stages: DVC removes those before a stage runs again.
-        self.resume = Path("work/.resume") / experiment
+        resume = Path("work/.resume") / experiment
+        self.resume = resume if fold is None else resume / f"fold{fold}"

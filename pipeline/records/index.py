@@ -18,7 +18,8 @@ class IndexedCase:
 
     `image` and `label` are POSIX paths relative to the dataset's root. `shape` is ``(x, y, z)`` as on disk (2D images
     have z of 1), `spacing_mm` follows the same axes, `orientation` is the anatomical direction of those axes (``RAS``).
-    `label_voxels` counts voxels by label name. Digests are SHA-256 of the files' bytes.
+    `label_voxels` counts voxels by label name. Digests are SHA-256 of the files' bytes. `fold` is the number,
+    from 0, of the training that does not see the case; None where it is tested on or the experiment has no folds.
     """
 
     case_id: str
@@ -32,6 +33,7 @@ class IndexedCase:
     label_voxels: dict[str, int]
     image_sha256: str
     label_sha256: str
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,44 @@ class Index:
         return tuple(case for case in self.cases if case.split == split)
 
     @property
+    def folds(self) -> int:
+        """How many trainings the cases are shared among; 0 where there is one and its validation cases."""
+        return len({case.fold for case in self.cases} - {None})
+
+    @property
+    def groups(self) -> dict[str, tuple[IndexedCase, ...]]:
+        """The cases by what they are for: `train`, `validation` and `test`, or `fold 0`, `fold 1`, ... and `test`."""
+        if not self.folds:
+            return {split: self.in_split(split) for split in SPLITS}
+        folds = {f"fold {fold}": tuple(case for case in self.cases if case.fold == fold) for fold in range(self.folds)}
+        return {**folds, "test": self.in_split("test")}
+
+    @property
+    def counts(self) -> str:
+        """How many cases there are for what: `50 train, 5 validation, 10 test` or `55 in 5 folds, 10 test`."""
+        if not self.folds:
+            return ", ".join(f"{len(self.in_split(split))} {split}" for split in SPLITS)
+        tested = len(self.in_split("test"))
+        return f"{len(self.cases) - tested} in {self.folds} folds, {tested} test"
+
+    @property
     def data_digest(self) -> str:
         """SHA-256 over the contents of all images and labels, in index order."""
         return sha256_of_text("\n".join(f"{c.case_id} {c.image_sha256} {c.label_sha256}" for c in self.cases))
 
 
+def main_split(index: Index) -> Split:
+    """Returns whose scores count most: those of the test cases, or without any the out-of-fold scores."""
+    return "test" if index.in_split("test") or not index.folds else "validation"
+
+
 def write_index(path: Path, index: Index) -> None:
-    """Writes the index as JSON, atomically."""
-    write_json(path, asdict(index))
+    """Writes the index as JSON, atomically; cases without a fold do not mention it."""
+    content = asdict(index)
+    for case in content["cases"]:
+        if case["fold"] is None:
+            del case["fold"]
+    write_json(path, content)
 
 
 def read_index(path: Path) -> Index:

@@ -9,7 +9,7 @@ from pipeline.records.strict_yaml import read_yaml
 
 DVC_FILE = Path("dvc.yaml")
 # Changed by running an experiment, and without effect on its results.
-BOOKKEEPING = ("configs/active.yaml", "dvc.lock")
+BOOKKEEPING = ("configs/active.yaml", "configs/trainings.yaml", "dvc.lock")
 # What can change a result, and so is named wherever results are.
 PACKAGES = ("segline", "torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom")
 
@@ -17,9 +17,11 @@ PACKAGES = ("segline", "torch", "monai", "pytorch-ignite", "numpy", "scipy", "ni
 def lineage_of_training(experiment: str) -> str:
     """Returns the SHA-256 over what `dvc.yaml` lists as train's dependencies, by name and content, and the packages.
 
+    It is the same for all folds of an experiment.
+
     A dependency that is a folder is stood for by its `manifest.json`, which holds its files' digests.
     """
-    dependencies = read_yaml(DVC_FILE)["stages"]["train"]["deps"]
+    dependencies = read_yaml(DVC_FILE)["stages"]["train"]["do"]["deps"]
     paths = sorted(str(entry).replace("${item.experiment}", experiment) for entry in dependencies)
     lines = [f"{path} {_digest(Path(path))}" for path in paths]
     return sha256_of_text("\n".join([*lines, *(f"{name}=={found}" for name, found in package_versions().items())]))

@@ -33,7 +33,7 @@ COMMENTS = {
     "batch_size": "Patches per optimiser step, of each process.",
     "processes": "That train together, one for each GPU: N of them make a batch N times as large.",
     "memory_gib": "Memory that training may take, its cases aside; the schedule checks it on the device at hand.",
-    "budget": "How long training may take (s, min or h); null where `iterations` are set.",
+    "budget": "How long a training may take (s, min or h), with folds each of them; null where `iterations` are set.",
     "iterations": "Optimiser steps; epochs only say how often the curves get a point. null: as the budget allows.",
     "epochs": "Points of the curves; null: the schedule chooses, as it does the two below.",
     "validate_every": "Epochs between two validations.",

@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Fractions of patients (0 to 1) for validation and test; training gets the rest."""
+    """Fractions of patients (0 to 1) for validation and test; training gets the rest.
+
+    With folds `test` alone counts, and may be 0.
+    """
 
     validation: float = 0.1
     test: float = 0.2
@@ -26,7 +29,8 @@ class DataSettings:
 
     `dataset` names the folder below `data/raw`. `layout` names the source that understands it. `patient` is a regular
     expression on the case id whose first group is the patient. `left_right` says that cases may be mirrored from left
-    to right: ``symmetric``, or pairs of labels that exchange then, ``[[kidney_left, kidney_right]]``.
+    to right: ``symmetric``, or pairs of labels that exchange then, ``[[kidney_left, kidney_right]]``. `folds` is how
+    many trainings validate each other: each on its own part of the patients, trained on all others; None is one.
     """
 
     dataset: str
@@ -34,6 +38,7 @@ class DataSettings:
     patient: str = "(.+)"
     split: SplitSettings = field(default_factory=SplitSettings)
     left_right: Any = None
+    folds: int | None = None
 
 
 @dataclass(frozen=True)

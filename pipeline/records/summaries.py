@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from pipeline.records.index import Index, Split
+from pipeline.records.index import Index, IndexedCase
 from pipeline.records.tables import CaseScore
 
 
@@ -50,10 +50,10 @@ class CaseSummary:
 
 
 @dataclass(frozen=True)
-class SplitSummary:
-    """How much one split holds; `cases_with` counts the cases whose truth has a label, by its name."""
+class GroupSummary:
+    """How much a split or a fold holds; `cases_with` counts the cases whose truth has a label, by its name."""
 
-    split: Split
+    name: str
     patients: int
     cases: int
     cases_with: dict[str, int]
@@ -113,27 +113,28 @@ def worst_and_best(ranked: Sequence[CaseSummary], count: int) -> tuple[list[Case
     return worst, best
 
 
-def summarise_split(index: Index, split: Split) -> SplitSummary:
-    """Returns what one split of the index holds."""
-    cases = index.in_split(split)
+def summarise_group(name: str, cases: Sequence[IndexedCase], index: Index) -> GroupSummary:
+    """Returns what one of the index's groups holds."""
     cases_with = {label: sum(case.label_voxels.get(label, 0) > 0 for case in cases) for label in index.labels}
-    return SplitSummary(split, len({case.patient for case in cases}), len(cases), cases_with)
+    return GroupSummary(name, len({case.patient for case in cases}), len(cases), cases_with)
 
 
-def verdict(labels: Sequence[LabelSummary], ranked: Sequence[CaseSummary], *, found: int, lesions: int) -> str:
-    """Returns the test result in a few sentences: mean, weakest label, worst case, lesions found, scans lost.
+def verdict(labels: Sequence[LabelSummary], ranked: Sequence[CaseSummary], *, found: int, lesions: int,
+            kind: str = "test") -> str:
+    """Returns the result in a few sentences: mean, weakest label, worst case, lesions found, scans lost.
 
     Args:
         labels: from `summarise_label`.
         ranked: the same cases from `rank_cases`.
         found: how many lesions were found.
         lesions: how many there are.
+        kind: of the scores, `test` or `out-of-fold`.
     """
     scored = [summary for summary in labels if summary.dice.count]
     if not scored:
-        return "No test case has a score."
+        return f"No {kind} case has a score."
     mean = mean_of_defined(summary.dice.mean for summary in scored)
-    sentences = [f"Mean test Dice {mean:.3f} over {len(ranked)} case{'s' if len(ranked) > 1 else ''}."]
+    sentences = [f"Mean {kind} Dice {mean:.3f} over {len(ranked)} case{'s' if len(ranked) > 1 else ''}."]
     if len(scored) > 1:
         weakest = min(scored, key=lambda summary: summary.dice.mean)
         sentences.append(f"Weakest label: {weakest.label}, {weakest.dice.mean:.3f}.")

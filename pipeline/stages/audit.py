@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,7 +21,13 @@ from pipeline.records.folders import RAW, ExperimentFolders
 from pipeline.records.index import Index, IndexedCase, write_index
 from pipeline.records.settings import DataSettings, read_data_settings
 from pipeline.records.sides import declared_pairs
-from pipeline.records.splits import patients_by_case, refuse_impossible_fractions, split_by_patient
+from pipeline.records.splits import (
+    fold_by_patient,
+    patients_by_case,
+    refuse_impossible_folds,
+    refuse_impossible_fractions,
+    split_by_patient,
+)
 from pipeline.sources.checks import CheckedCase, check_case, orphan_finding
 from pipeline.sources.layouts import read_dataset
 
@@ -106,7 +113,8 @@ def checked_settings(experiment: str) -> DataSettings:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", settings.dataset):
         raise InputError(data_yaml, found=f"`dataset: {settings.dataset}`", wanted=f"a folder's name below {RAW}",
                          remedy="use letters, digits, `_`, `-` and `.`", reason="odd-name")
-    refuse_impossible_fractions(settings.split, where=data_yaml)
+    refuse_impossible_folds(settings.folds, where=data_yaml)
+    refuse_impossible_fractions(settings.split, where=data_yaml, folds=settings.folds)
     return settings
 
 
@@ -126,8 +134,17 @@ def _index(dataset: RawDataset, checked: Sequence[CheckedCase], *, settings: Dat
     if not sound:
         raise InputError(dataset.root, found=f"no sound case among {len(checked)} listed", wanted="at least three",
                          remedy="mend the faults in the audit's report", reason="no-sound-case")
-    splits = split_by_patient((patients[case_id] for case_id in sound), settings.split, where=where)
-    cases = (IndexedCase(case_id=case_id, patient=patients[case_id], split=splits[patients[case_id]], **vars(facts))
+    places = _places([patients[case_id] for case_id in sound], settings, where=where)
+    cases = (IndexedCase(case_id=case_id, patient=patients[case_id], **places[patients[case_id]], **vars(facts))
              for case_id, facts in sorted(sound.items()))
     return Index(settings.dataset, dataset.root.as_posix(), dataset.modality, dataset.licence, dataset.labels,
                  tuple(cases), left_right)
+
+
+def _places(patients: Sequence[str], settings: DataSettings, *, where: Path) -> dict[str, dict[str, Any]]:
+    """Returns the split of each patient and, where the experiment has folds, the fold."""
+    if settings.folds is None:
+        return {patient: {"split": split}
+                for patient, split in split_by_patient(patients, settings.split, where=where).items()}
+    folds = fold_by_patient(patients, settings.split, folds=settings.folds, where=where)
+    return {patient: {"split": "test" if fold is None else "train", "fold": fold} for patient, fold in folds.items()}

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import bundle
+from pipeline.engine.results import RunFacts, write_summary
 from pipeline.imaging.grids import AFFINE_ROUNDING_MM
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.scans import Scan
 from pipeline.metrics import find_lesions, score_label, size_class, size_classes
+from pipeline.records.bundles import joint_digest, recorded_digests
 from pipeline.records.errors import InputError
 from pipeline.records.files import folder_written_aside, write_json
 from pipeline.records.folders import ExperimentFolders
-from pipeline.records.index import Index, IndexedCase, Split, read_index
+from pipeline.records.index import Index, IndexedCase, Split, main_split, read_index
 from pipeline.records.settings import CONFIGS, EvaluationSettings, read_evaluation_settings
 from pipeline.records.summaries import mean_of_defined, rank_cases
 from pipeline.records.tables import CaseScore, LesionScore, write_metrics, write_table
@@ -31,6 +33,8 @@ SCORED_SPLITS: tuple[Split, ...] = ("validation", "test")
 def run(experiment: str) -> None:
     """Segments validation and test scans through the shipped inference path, and scores them.
 
+    With folds every case that is not tested on is a validation case: of the network that did not see it.
+
     Raises:
         InputError: no case to score, a setting that does not fit the data, a prediction on another grid.
     """
@@ -38,16 +42,15 @@ def run(experiment: str) -> None:
     index = read_index(folders.index)
     settings = read_evaluation_settings(experiment)
     _check_settings(settings, index, CONFIGS / experiment / "evaluation.yaml")
-    cases = [case for split in SCORED_SPLITS for case in index.in_split(split)]
+    cases = cases_to_score(index)
     if not cases:
         raise InputError(folders.index, found="no validation or test case", wanted="at least one", reason="no-cases",
                          remedy="raise `split` in data.yaml or add patients")
-    root = Path(index.root)
     with folder_written_aside(folders.predictions) as output_dir:
-        scans = {case.case_id: root / case.image for case in cases}
-        bundle.segment(folders.bundle, scans, output_dir=output_dir)
+        segment = segment_out_of_fold if index.folds else _segment
+        segment(folders.bundle, cases, output_dir=output_dir, index=index)
         if not any(output_dir.glob("*/segmentation.nii.gz")):
-            raise InputError(folders.bundle, found=f"all {len(scans)} scans failed", wanted="a bundle that segments",
+            raise InputError(folders.bundle, found=f"all {len(cases)} scans failed", wanted="a bundle that segments",
                              remedy="the lines above say why; nothing was scored", reason="all-scans-lost")
         _leave_out_circumstances(output_dir)
     scores, lesions = score_cases(cases, folders.predictions, index=index, lesion_labels=settings.lesion_labels)
@@ -55,10 +58,42 @@ def run(experiment: str) -> None:
     write_table(folders.lesion_table, LesionScore, lesions)
     metrics = summarise(scores, lesions, labels=tuple(index.labels), settings=settings)
     write_metrics(folders.metrics, metrics)
+    main = main_split(index)
     with folder_written_aside(folders.plots) as plots:
-        _write_plots(plots, scores, metrics["test"]["lesion_recall"])
-    dice, count, lost = (metrics["test"][key] for key in ("dice", "cases", "failed"))
-    print(f"evaluate: mean test Dice {dice['mean']:.3f} over {count} cases, {lost} lost; details in {folders.metrics}")
+        _write_plots(plots, [row for row in scores if row.split == main], metrics[main]["lesion_recall"])
+    dice, count, lost = (metrics[main][key] for key in ("dice", "cases", "failed"))
+    print(f"evaluate: mean {'test' if main == 'test' else 'out-of-fold'} Dice {dice['mean']:.3f} over {count} cases, "
+          f"{lost} lost; details in {folders.metrics}")
+
+
+def cases_to_score(index: Index) -> list[IndexedCase]:
+    """Returns validation and test cases; with folds all, those of the folds as validation cases."""
+    if not index.folds:
+        return [case for split in SCORED_SPLITS for case in index.in_split(split)]
+    return [*(replace(case, split="validation") for case in index.in_split("train")), *index.in_split("test")]
+
+
+def _segment(bundle_root: Path, cases: Iterable[IndexedCase], *, output_dir: Path, index: Index,
+             **overrides: Any) -> list[Any]:
+    scans = {case.case_id: Path(index.root) / case.image for case in cases}
+    return bundle.segment(bundle_root, scans, output_dir=output_dir, **overrides)
+
+
+def segment_out_of_fold(bundle_root: Path, cases: Sequence[IndexedCase], *, output_dir: Path, index: Index) -> None:
+    """Segments each case of a fold by the ensemble's member that did not see it, test cases by all members.
+
+    The summaries are of all of them.
+    """
+    results = []
+    for fold in range(index.folds):
+        of_fold = [case for case in cases if case.fold == fold]
+        results += _segment(bundle_root, of_fold, output_dir=output_dir, index=index, members=[fold])
+    tested = [case for case in cases if case.fold is None]
+    if tested:
+        results += _segment(bundle_root, tested, output_dir=output_dir, index=index)
+    digest = joint_digest(list(recorded_digests(bundle_root).values()))
+    labels = sorted(index.labels, key=index.labels.__getitem__)
+    write_summary(output_dir, results, RunFacts(digest, len(cases), {}, labels))
 
 
 def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index,
@@ -200,13 +235,12 @@ def _shown(setting: object) -> object:
 
 
 def _write_plots(folder: Path, scores: list[CaseScore], lesion_recall: dict[str, dict[str, float]]) -> None:
-    """Writes the CSV files behind `dvc plots show`, about the test cases; undefined scores are left out."""
-    tested = [row for row in scores if row.split == "test"]
-    ranked = [case for case in rank_cases(tested) if not math.isnan(case.dice)]
+    """Writes the CSV files behind `dvc plots show`; undefined scores are left out."""
+    ranked = [case for case in rank_cases(scores) if not math.isnan(case.dice)]
     _write_plot(folder / "dice_by_case.csv", ("rank", "case_id", "dice"),
                 [(rank, case.case_id, f"{case.dice:.6f}") for rank, case in enumerate(ranked, start=1)])
     _write_plot(folder / "volumes.csv", ("case_id", "label", "truth_ml", "prediction_ml"),
-                [(row.case_id, row.label, f"{row.truth_ml:.6f}", f"{row.prediction_ml:.6f}") for row in tested])
+                [(row.case_id, row.label, f"{row.truth_ml:.6f}", f"{row.prediction_ml:.6f}") for row in scores])
     for label, recalls in lesion_recall.items():
         _write_plot(folder / f"lesion_recall_{label}.csv", ("size", "recall"),
                     [(size, f"{recall:.6f}") for size, recall in recalls.items() if not math.isnan(recall)])

@@ -11,7 +11,7 @@ import yaml
 from pipeline.records.bundles import batches_of_training
 from pipeline.records.files import folder_written_aside, sha256_of_file, write_json, write_text, written_aside
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
-from pipeline.records.index import Index, read_index
+from pipeline.records.index import Index, main_split, read_index
 from pipeline.records.lineage import git_commit, package_versions
 from pipeline.records.postprocessing import postprocessing_of
 
@@ -49,22 +49,37 @@ def run(experiment: str) -> None:
 def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dict[str, Any],
                postprocessing: str = "") -> str:
     """Returns the part of the model card that is about this model: data, training, postprocessing, scores."""
-    test = metrics["test"]
-    counts = ", ".join(f"{len(index.in_split(split))} {split}" for split in ("train", "validation", "test"))
+    split = main_split(index)
+    scores_of = metrics[split]
     lines = [
         f"\n## This model: {experiment}\n",
-        f"- Data: {index.dataset} ({index.modality}), {counts} cases; licence: {index.licence}.",
+        f"- Data: {index.dataset} ({index.modality}), {index.counts} cases; licence: {index.licence}.",
         f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {plan['spacing_mm']} mm; "
         f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation'] * plan['processes']} patches.",
+        *_about_ensemble(index, metrics),
         *([f"- {postprocessing}"] if postprocessing else []),
-        f"- Test scores over {test['cases']} cases, in each scan's own space:\n",
+        f"- {'Test' if split == 'test' else 'Out-of-fold'} scores over {scores_of['cases']} cases, in each scan's own "
+        "space:\n",
         "| label | Dice | recall | precision |",
         "|---|---|---|---|",
     ]
     for label in index.labels:
-        scores = " | ".join(_score(test[name].get(label)) for name in ("dice", "recall", "precision"))
+        scores = " | ".join(_score(scores_of[name].get(label)) for name in ("dice", "recall", "precision"))
         lines.append(f"| {label} | {scores} |")
     return "\n".join(lines) + "\n"
+
+
+def _about_ensemble(index: Index, metrics: dict[str, Any]) -> list[str]:
+    if not index.folds:
+        return []
+    out_of_fold = metrics["validation"]
+    return [
+        f"- An ensemble of {index.folds} networks, each trained without another fold of the patients; their mean "
+        f"decides, in {index.folds} times the time of one. `--members 0` lets the first alone decide, `--members 0,2` "
+        "two.",
+        f"- Out of fold, each case segmented by the one network that did not see it: mean Dice "
+        f"{_score(out_of_fold['dice']['mean'])} over {out_of_fold['cases']} cases.",
+    ]
 
 
 def write_zip(folder: Path, target: Path) -> None:

@@ -142,7 +142,7 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
     given = {key: as_tuple(value) if key in TUPLES else value for key, value in overrides.items()}
     decisions = Decisions(given, "bundle.yaml")
     preset = decisions.make("preset", "standard", "the default")
-    _decide_length(decisions, preset)
+    _decide_length(decisions, preset, f", for each of {index.folds} folds" if index.folds else "")
     _decide_grid(decisions, fingerprint)
     _decide_network(decisions, fingerprint, preset=preset, classes=len(index.labels) + 1)
     labels = dict(sorted(index.labels.items(), key=lambda item: item[1]))
@@ -153,7 +153,7 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
     return decisions
 
 
-def _decide_length(decisions: Decisions, preset: str) -> None:
+def _decide_length(decisions: Decisions, preset: str, whom: str) -> None:
     if "iterations" in decisions.given:
         decisions.make("budget", None, "`iterations` are set")
         iterations = decisions.make("iterations", None, "")
@@ -161,8 +161,8 @@ def _decide_length(decisions: Decisions, preset: str) -> None:
         decisions.make("validate_every", min(5, epochs), "ten validations show where it goes, at little cost")
         decisions.make("precision", "float32", "`iterations` are set: nothing is timed, and float32 runs everywhere")
         return
-    decisions.make("budget", PRESETS[preset].budget, f"preset {preset}")
-    decisions.make("iterations", None, "the schedule stage counts how many the budget holds on the device at hand")
+    decisions.make("budget", PRESETS[preset].budget, f"preset {preset}{whom}")
+    decisions.make("iterations", None, f"the schedule stage counts how many the budget holds on this device{whom}")
     for key in ("epochs", "validate_every"):
         decisions.make(key, None, "the schedule stage, from the iterations")
     decisions.make("precision", None, "the schedule stage times what the device offers and is safe")

@@ -73,4 +73,4 @@ def _preprocess(job: _Job) -> CachedCase:
         path = job.target / f"{job.case.case_id}.{name}.npy"
         np.save(path, np.ascontiguousarray(array))
         digests.append(sha256_of_file(path))
-    return CachedCase(job.case.case_id, job.case.split, job.target, *digests)
+    return CachedCase(job.case.case_id, job.case.split, job.target, digests[0], digests[1], job.case.fold)

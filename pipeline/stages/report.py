@@ -25,10 +25,10 @@ from pipeline.imaging.comparisons import (
 )
 from pipeline.imaging.preview import Voxel
 from pipeline.metrics import size_class, size_classes
-from pipeline.records.bundles import batches_of_training
+from pipeline.records.bundles import WEIGHTS, batches_of_training, history_of_member, members_of, recorded_digests
 from pipeline.records.files import write_text
 from pipeline.records.folders import ExperimentFolders
-from pipeline.records.index import SPLITS, Index, read_index
+from pipeline.records.index import Index, Split, main_split, read_index
 from pipeline.records.lineage import package_versions
 from pipeline.records.plan import COMMENTS
 from pipeline.records.postprocessing import postprocessing_of
@@ -38,8 +38,8 @@ from pipeline.records.strict_yaml import read_yaml
 from pipeline.records.summaries import (
     CaseSummary,
     rank_cases,
+    summarise_group,
     summarise_label,
-    summarise_split,
     verdict,
     worst_and_best,
 )
@@ -95,15 +95,19 @@ def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, An
     index = read_index(folders.index)
     settings = read_evaluation_settings(experiment)
     scores = read_table(folders.case_table, CaseScore)
+    main = main_split(index)
+    histories = [history_of_member(folders.bundle, fold) for fold in members_of(folders.bundle / WEIGHTS)]
     return {
-        "experiment": experiment, "index": index, "metrics": read_metrics(folders.metrics),
+        "experiment": experiment, "index": index, "metrics": read_metrics(folders.metrics), "main": main,
+        "kind": "test" if main == "test" else "out-of-fold",
         "rows": sorted(scores, key=lambda row: (math.isnan(row.dice), row.dice, row.case_id, row.label)),
-        **_content_of_test(index, settings, folders, tested=[row for row in scores if row.split == "test"]),
-        **_curves(read_table(folders.history, TrainingPoint)),
-        "splits": [summarise_split(index, split) for split in SPLITS], "facts": _facts(index),
+        **_content_of_scored(index, settings, folders, main=main,
+                            scored=[row for row in scores if row.split == main]),
+        **_curves(read_table(folders.history, TrainingPoint), [read_table(path, TrainingPoint) for path in histories]),
+        "groups": [summarise_group(name, cases, index) for name, cases in index.groups.items()], "facts": _facts(index),
         "plan": _plan_and_schedule(folders), "plan_comments": {**COMMENTS, **SCHEDULE_COMMENTS},
         "findings": json.loads(folders.audit_json.read_text(encoding="utf-8")), "most_findings": MOST_FINDINGS,
-        "weights_sha256": _weights_digest(folders.bundle), "postprocessing": postprocessing_of(folders.bundle),
+        "weights_sha256": recorded_digests(folders.bundle), "postprocessing": postprocessing_of(folders.bundle),
         "packages": {"Python": platform.python_version(), **package_versions()},
     }
 
@@ -114,17 +118,18 @@ def _plan_and_schedule(folders: ExperimentFolders) -> dict[str, Any]:
     return {**read_yaml(folders.plan), **schedule, **batches_of_training(folders.bundle)}
 
 
-def _content_of_test(index: Index, settings: EvaluationSettings, folders: ExperimentFolders, *,
-                     tested: list[CaseScore]) -> dict[str, Any]:
-    """Returns what is said about the test cases."""
-    ranked = rank_cases(tested)
-    labels = [summarise_label(label, tested) for label in index.labels]
-    lesions = [lesion for lesion in read_table(folders.lesion_table, LesionScore) if lesion.split == "test"]
+def _content_of_scored(index: Index, settings: EvaluationSettings, folders: ExperimentFolders, *, main: Split,
+                       scored: list[CaseScore]) -> dict[str, Any]:
+    """Returns what is said about the test cases, or where there are none about those of the folds."""
+    ranked = rank_cases(scored)
+    labels = [summarise_label(label, scored) for label in index.labels]
+    lesions = [lesion for lesion in read_table(folders.lesion_table, LesionScore) if lesion.split == main]
     missed = sorted((lesion for lesion in lesions if not lesion.found), key=lambda lesion: -lesion.diameter_mm)
-    defined = sorted((row for row in tested if not math.isnan(row.dice)), key=lambda row: row.dice)
+    defined = sorted((row for row in scored if not math.isnan(row.dice)), key=lambda row: row.dice)
     return {
         "ranked": ranked, "labels": labels, "lesions": lesions, "missed": missed,
-        "verdict": verdict(labels, ranked, found=len(lesions) - len(missed), lesions=len(lesions)),
+        "verdict": verdict(labels, ranked, found=len(lesions) - len(missed), lesions=len(lesions),
+                           kind="test" if main == "test" else "out-of-fold"),
         "dice_groups": [(summary, [row for row in defined if row.label == summary.label]) for summary in labels],
         "dice_axis": axis_over([row.dice for row in defined] + [1.0]),
         "sizes": {label: _sizes([lesion for lesion in lesions if lesion.label == label], settings.lesion_diameters_mm)
@@ -149,15 +154,20 @@ def axis_over(values: list[float], most_ticks: int = 6) -> Axis:
     return Axis(tuple(round(step * number, 10) for number in range(first, last + 1)))
 
 
-def _curves(points: tuple[TrainingPoint, ...]) -> dict[str, Any]:
-    """Returns the curves as points (iteration, value) with their axes."""
-    loss = [(point.iteration, point.train_loss) for point in points if math.isfinite(point.train_loss)]
-    dice = [(point.iteration, point.validation_dice) for point in points if math.isfinite(point.validation_dice)]
+def _curves(points: tuple[TrainingPoint, ...], folds: list[tuple[TrainingPoint, ...]]) -> dict[str, Any]:
+    """Returns the curves as points (iteration, value) with their axes; of an ensemble the mean and the folds' own."""
+
+    def curve(name: str, rows: tuple[TrainingPoint, ...]) -> list[tuple[int, float]]:
+        return [(row.iteration, getattr(row, name)) for row in rows if math.isfinite(getattr(row, name))]
+
+    loss, dice = curve("train_loss", points), curve("validation_dice", points)
+    losses, dices = ([curve(name, rows) for rows in folds] for name in ("train_loss", "validation_dice"))
     return {
         "iteration_axis": axis_over([0.0] + [float(point.iteration) for point in points]),
-        "loss_curve": loss, "loss_axis": axis_over([value for _, value in loss]),
+        "loss_curve": loss, "loss_axis": axis_over([value for one in (loss, *losses) for _, value in one]),
         "best_validation": max(dice, key=lambda point: point[1], default=None),
-        "dice_curve": dice, "dice_curve_axis": axis_over([value for _, value in dice]),
+        "dice_curve": dice, "dice_curve_axis": axis_over([value for one in (dice, *dices) for _, value in one]),
+        "loss_of_folds": losses, "dice_of_folds": dices,
     }
 
 
@@ -228,11 +238,6 @@ def _facts(index: Index) -> dict[str, str]:
     orientations = sorted({case.orientation for case in index.cases})
     return {"Shape": f"{ranges('shape')} voxels", "Spacing": f"{ranges('spacing_mm')} mm",
             "Axes point": ", ".join(orientations)}
-
-
-def _weights_digest(bundle: Path) -> str | None:
-    path = bundle / "models/model.pt.sha256"
-    return path.read_text(encoding="utf-8").split()[0] if path.is_file() else None
 
 
 def _score(value: float | None, digits: int = 3) -> str:

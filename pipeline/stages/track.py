@@ -9,7 +9,14 @@ from typing import Any
 import yaml
 
 from pipeline import tracking
-from pipeline.records.bundles import batches_of_training
+from pipeline.records.bundles import (
+    WEIGHTS,
+    batches_of_training,
+    history_of_member,
+    joint_digest,
+    members_of,
+    recorded_digests,
+)
 from pipeline.records.files import sha256_of_file, sha256_of_text, write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import read_index
@@ -42,10 +49,10 @@ def collect_content(folders: ExperimentFolders) -> tracking.RunContent:
     return tracking.RunContent(
         digest=sha256_of_text("".join(sha256_of_file(file) for file in artifacts)),
         tags={"data_digest": index.data_digest, "git_commit": git_commit(),
-              "weights_sha256": sha256_of_file(folders.bundle / "models/model.pt")},
+              "weights_sha256": joint_digest(list(recorded_digests(folders.bundle).values()))},
         params={name: text[:6000] for name, text in flatten(plan)},
         metrics={name: float(text) for name, text in flatten(_numbers(folders.metrics))},
-        curves=read_curves(folders.history),
+        curves=read_curves(folders.history) | curves_of_folds(folders.bundle),
         artifacts=artifacts,
         table=_columns(folders.case_table),
         dataset_name=index.dataset,
@@ -72,8 +79,14 @@ def read_curves(history: Path) -> dict[str, list[tuple[int, float]]]:
     """Returns the points of each curve in `history.csv`, by iteration; empty cells are no points."""
     with history.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    return {name: [(int(row["iteration"]), float(row[name])) for row in rows if row[name]]
+    return {tracking.metric_name(name): [(int(row["iteration"]), float(row[name])) for row in rows if row[name]]
             for name in rows[0] if name not in STEPS} if rows else {}
+
+
+def curves_of_folds(bundle: Path) -> dict[str, list[tuple[int, float]]]:
+    """Returns the curves of each member of an ensemble, called as its training called them; none for other bundles."""
+    return {tracking.curve_of_fold(name, fold): points for fold in members_of(bundle / WEIGHTS)
+            for name, points in read_curves(history_of_member(bundle, fold)).items()}
 
 
 def _numbers(metrics: Path) -> dict[str, Any]:

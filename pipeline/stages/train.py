@@ -14,6 +14,7 @@ import torch
 
 from pipeline import tracking
 from pipeline.bundle import assemble_bundle, run_training
+from pipeline.engine.cache import count_folds
 from pipeline.engine.launch import START_AGAIN, launch
 from pipeline.engine.memory import is_out_of_memory
 from pipeline.engine.ranks import is_writer, launched_processes, of_all_ranks, process_group, rank, ranks
@@ -24,36 +25,41 @@ from pipeline.records.folders import TEMPLATE, ExperimentFolders
 from pipeline.records.lineage import lineage_of_training
 from pipeline.records.plan import read_plan
 from pipeline.records.schedule import read_schedule
+from pipeline.records.trainings import Training, refuse_other_folds, training_named
 
 
-def run(experiment: str, *, processes: int | None = None) -> None:
-    """Trains the bundle of one experiment; its curves go to MLflow while they grow.
+def run(name: str, *, processes: int | None = None) -> None:
+    """Trains the bundle of an experiment, or of one of its folds (`liver_3d.fold0`); MLflow sees its curves grow.
 
     With more than one process, of the plan or of `processes`, each takes `batch_size` patches a step. Where a launcher
     such as torchrun has started this process among others, they are as many as it has started.
 
     Raises:
-        InputError: ``invalid-value``: `processes` is no number of processes.
+        InputError: ``invalid-value``: `processes` is no number of processes; as `refuse_other_folds`.
     """
     if processes is not None and processes < 1:
         raise InputError("--processes", found=str(processes), wanted="1 or more", remedy="leave it out for the plan's",
                          reason="invalid-value")
-    folders = ExperimentFolders(experiment)
+    training = training_named(name)
+    folders = ExperimentFolders(training.experiment, training.fold)
+    refuse_other_folds(training, count_folds(folders.cache))
     processes = processes or read_plan(folders.plan).processes
     if processes > 1 and not launched_processes():
-        launch(["train", "--experiment", experiment], processes=processes)
+        launch(["train", "--experiment", name], processes=processes)
         return
     with process_group():
-        _train(experiment, folders)
+        _train(training, folders)
 
 
-def _train(experiment: str, folders: ExperimentFolders) -> None:
+def _train(training: Training, folders: ExperimentFolders) -> None:
+    experiment, fold = training.experiment, training.fold
     lineage = lineage_of_training(experiment)
     _check_alike(lineage)
     overrides = {
         "dataset_dir": str(folders.cache),
+        "fold": fold,
         "history_file": str(folders.history),
-        "tracking_run_id": tracking.start_run(experiment, lineage=lineage) if is_writer() else None,
+        "tracking_run_id": tracking.start_run(experiment, lineage=lineage, fold=fold) if is_writer() else None,
         # Named by all that could change the weights, so that no other training goes on from it.
         "resume_file": str(folders.resume / lineage),
     }
