@@ -28,7 +28,7 @@ from pipeline.engine.outputs import (
     write_images,
     write_report,
 )
-from pipeline.engine.results import ScanResult, reason_and_message
+from pipeline.engine.results import ScanResult, reason_and_message, sizes_of
 from pipeline.imaging.dicom_seg import SegModel
 from pipeline.imaging.discovery import ScanLocation
 from pipeline.imaging.intensities import unusual_intensities
@@ -205,7 +205,7 @@ class ScanRun:
         assert read.digest is not None, "there is one for each scan that was read"
         digest = read.digest.result()
         warnings = [*scan.warnings, *self._doubts(scan)]
-        has_place = scan.qform_code > 0 or scan.sform_code > 0
+        has_place = scan.qform_code > 0 or scan.sform_code > 0 or scan.picture is not None
         # Of a series that is no regular volume, what was done about it may be anything that its warnings say.
         is_mended = self.method.irregular == "resample" and scan.planes is not None and bool(scan.warnings)
         low_confidence = not has_place or is_mended or len(warnings) > len(scan.warnings)
@@ -229,9 +229,8 @@ class ScanRun:
                 "seconds": {phase: round(value, 3) for phase, value in read.seconds.items()},
                 "settings": self.method.choices,
             })
-        volumes = {name: entry["volume_ml"] for name, entry in numbers.items()}
-        return ScanResult(location.name, location.relative, "ok", target, None, None, read.seconds, volumes, warnings,
-                          low_confidence)
+        return ScanResult(location.name, location.relative, "ok", target, None, None, read.seconds, *sizes_of(numbers),
+                          warnings, low_confidence)
 
     def _doubts(self, scan: Scan) -> Iterator[str]:
         """Yields in what the scan is unlike those the model was trained on."""
@@ -259,5 +258,5 @@ def failure(name: str, relative: str, error: BaseException, seconds: Mapping[str
     # The terminal may show what files may not: lists of series, and what an unexpected error says.
     listed = behind.where.partition(" [")[2].rstrip("]") if behind else ""
     details = str(error) if reason == "unexpected-error" else listed
-    return ScanResult(name, relative, "failed", None, reason, message, dict(seconds), {},
+    return ScanResult(name, relative, "failed", None, reason, message, dict(seconds), {}, {},
                       details=" ".join(details.split()))

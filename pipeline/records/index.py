@@ -10,6 +10,9 @@ from pipeline.records.files import sha256_of_text, write_json
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+ONE_CHANNEL = ("image",)
+# The orientation of pictures, whose axes point nowhere in a patient.
+NO_ORIENTATION = "none"
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class IndexedCase:
     """One sound case.
 
     `image` and `label` are POSIX paths relative to the dataset's root. `shape` is ``(x, y, z)`` as on disk (2D images
-    have z of 1), `spacing_mm` follows the same axes, `orientation` is the anatomical direction of those axes (``RAS``).
+    have z of 1), `spacing_mm` follows the same axes, `orientation` is the anatomical direction of those axes (``RAS``),
+    or `NO_ORIENTATION`.
     `label_voxels` counts voxels by label name. Digests are SHA-256 of the files' bytes.
     """
 
@@ -36,7 +40,12 @@ class IndexedCase:
 
 @dataclass(frozen=True)
 class Index:
-    """All sound cases of a dataset with their splits. `root` is POSIX, relative to the repository."""
+    """All sound cases of a dataset with their splits. `root` is POSIX, relative to the repository.
+
+    `channels` are the names of the images' channels. `are_pictures`: the images are PNG or TIFF. `are_instances`: in
+    the label maps every value above 0 is an object of the one label. `has_spacing`: millimetres are known, else a pixel
+    counts as one.
+    """
 
     dataset: str
     root: str
@@ -44,6 +53,10 @@ class Index:
     licence: str
     labels: dict[str, int]
     cases: tuple[IndexedCase, ...]
+    channels: tuple[str, ...] = ONE_CHANNEL
+    are_pictures: bool = False
+    are_instances: bool = False
+    has_spacing: bool = True
 
     def in_split(self, split: Split) -> tuple[IndexedCase, ...]:
         """Returns the cases of one split, in index order."""
@@ -71,6 +84,7 @@ def read_index(path: Path) -> Index:
                          remedy="run the audit, or `python -m pipeline run --experiment NAME`")
     content = json.loads(path.read_text(encoding="utf-8"))
     cases = tuple(_case(entry) for entry in content.pop("cases"))
+    content["channels"] = tuple(content.get("channels", ONE_CHANNEL))
     return Index(**content, cases=cases)
 
 

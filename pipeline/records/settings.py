@@ -21,17 +21,37 @@ class SplitSettings:
 
 
 @dataclass(frozen=True)
+class FolderSettings:
+    """`folders:` in `data.yaml`: what two folders of pictures do not say themselves.
+
+    `images` and `labels` are folders of the dataset, whose files belong together by their names without suffix.
+    `label_values` is ``classes``, where the values mean what `label_names` says, or ``instances``, where each object
+    has its own value and all of them are the one label of `label_names`. `spacing_mm` is along x and y, where the files
+    do not state it.
+    """
+
+    images: str = "images"
+    labels: str = "labels"
+    label_values: str = "classes"
+    label_names: dict[str, int] = field(default_factory=lambda: {"foreground": 1})
+    modality: str = "picture"
+    licence: str = "not stated"
+    spacing_mm: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """`data.yaml`: which raw data.
 
     `dataset` names the folder below `data/raw`. `layout` names the source that understands it. `patient` is a regular
-    expression on the case id whose first group is the patient.
+    expression on the case id whose first group is the patient. `folders` is for the layout of that name.
     """
 
     dataset: str
     layout: str = "msd"
     patient: str = "(.+)"
     split: SplitSettings = field(default_factory=SplitSettings)
+    folders: FolderSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,8 @@ def read_data_settings(experiment: str) -> DataSettings:
     content = read_yaml(path)
     if "split" in content:
         content["split"] = _build(SplitSettings, content["split"], path)
+    if "folders" in content:
+        content["folders"] = _build(FolderSettings, content["folders"], path)
     return _build(DataSettings, content, path)
 
 
