@@ -115,7 +115,7 @@ def test_a_label_map_of_few_bits_has_the_stored_values(tmp_path: Path) -> None:
     assert np.unique(read_label_map(tmp_path / "one.png").array).tolist() == [0, 1]
     assert np.unique(read_image(tmp_path / "one.png").array).tolist() == [0, 255]
     # One row of four pixels of two bits: 0, 1, 2, 3.
-    write_png(tmp_path / "two.png", (4, 1, 2, 0), b"\0\x1b")
+    write_png(tmp_path / "two.png", (4, 1, 2, 0, 0), b"\0\x1b")
     assert read_label_map(tmp_path / "two.png").array[:, 0, 0].tolist() == [0, 1, 2, 3]
 
 
@@ -181,10 +181,19 @@ def test_a_png_cut_or_changed_anywhere_is_refused(tmp_path: Path) -> None:
         assert reason_of(tmp_path / "bad.png") in ("damaged-file", "truncated-file")
 
 
-def write_png(path: Path, header: tuple[int, int, int, int], rows: bytes) -> Path:
-    """Writes a PNG of (width, height, bits, colour type) by hand, with as few rows as given."""
-    width, height, bits, colour = header
-    chunks = [(b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, colour, 0, 0, 0])),
+def test_an_interlaced_png(tmp_path: Path) -> None:
+    # Of two by two pixels the first pass has one, the sixth one, the seventh a row; each row has its filter in front.
+    rows = b"\0\x01" + b"\0\x02" + b"\0\x03\x04"
+    write_png(tmp_path / "a.png", (2, 2, 8, 0, 1), rows)
+    assert read_image(tmp_path / "a.png").array[..., 0].T.tolist() == [[1, 2], [3, 4]]
+    write_png(tmp_path / "a.png", (2, 2, 8, 0, 1), rows[:-1])
+    assert reason_of(tmp_path / "a.png") == "truncated-file"
+
+
+def write_png(path: Path, header: tuple[int, int, int, int, int], rows: bytes) -> Path:
+    """Writes a PNG of (width, height, bits, colour type, interlace) by hand, with as few rows as given."""
+    width, height, bits, colour, interlace = header
+    chunks = [(b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, colour, 0, 0, interlace])),
               (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
         len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")

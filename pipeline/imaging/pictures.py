@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.imaging.png_chunks import PNG_MAGIC, read_png_header, refuse_impossible_size
+from pipeline.imaging.png_chunks import PNG_MAGIC, read_png_header
 from pipeline.imaging.scans import Picture, Scan
 from pipeline.imaging.voxels import opened, refusal
 from pipeline.records.errors import InputError
@@ -90,10 +90,8 @@ def write_label_picture(path: Path, labelmap: NDArray[np.integer[Any]]) -> None:
 
 
 def _read_png(path: Path, stream: BinaryIO, *, as_labels: bool) -> tuple[NDArray[Any], tuple[float, float] | None]:
-    header = read_png_header(path, stream)
-    _check_size(path, header.width, header.height)
-    refuse_impossible_size(path, header)
-    if header.is_animated:
+    header, is_animated = read_png_header(path, stream, _check_size)
+    if is_animated:
         raise _several_pages(path, "an animation")
     stream.seek(0)
     with _decoding(path), _picture(stream, "PNG") as picture:
