@@ -83,7 +83,7 @@ def test_the_same_bytes_whatever_the_order_of_the_files() -> None:
 def test_the_same_bytes_whatever_the_order_of_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     audit.run("tiny")
     first = (WORK / "index.json").read_bytes()
-    monkeypatch.setitem(LAYOUTS, "msd", lambda root: replace(read_msd(root), cases=read_msd(root).cases[::-1]))
+    monkeypatch.setitem(LAYOUTS, "msd", lambda root, _: replace(read_msd(root), cases=read_msd(root).cases[::-1]))
     audit.run("tiny")
     assert (WORK / "index.json").read_bytes() == first
 

@@ -15,6 +15,7 @@ from pipeline.records.folders import RAW
 from pipeline.sources.copies import copy_folder, top_folder
 from pipeline.sources.downloads import Download, download
 from pipeline.sources.layouts import guess_layout, read_dataset
+from pipeline.sources.masks_apart import has_masks_apart, merge_masks
 
 # Medical Segmentation Decathlon, Task04, CC-BY-SA 4.0. Source of address and MD5: monai.apps.DecathlonDataset.
 KNOWN = {
@@ -94,15 +95,20 @@ def _take_folder(source: Path, target: Path) -> RawDataset:
     if source.resolve() in target.resolve().parents:
         raise InputError(source, found=f"a folder that holds {target} itself", wanted="a folder elsewhere",
                          remedy="point at the dataset's own folder", reason="source-holds-target")
-    dataset = _checked(source, named=str(source))
+    is_apart = has_masks_apart(source)
+    dataset = None if is_apart else _checked(source, named=str(source))
     with folder_written_aside(target) as aside:
         copy_folder(source, aside)
-    return dataset
+        if is_apart:
+            merge_masks(aside)
+        return dataset or _checked(aside, named=str(source))
 
 
 def _take_archive(archive: Path, target: Path, *, named: str) -> RawDataset:
     with folder_written_aside(target) as aside:
         unpack(archive, aside)
+        if has_masks_apart(aside):
+            merge_masks(aside)
         return _checked(aside, named=named)
 
 
