@@ -215,8 +215,8 @@ def test_the_command_line_says_it_in_one_line(repository: Path) -> None:
     CONFIG.write_text("dataset: tiny\nlayuot: msd\n")
     done = python(repository, "-m", "pipeline", "audit", "--experiment", "tiny")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, layout, "
-                           "patient, split; did you mean `layout`?\n")
+    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, folders, "
+                           "layout, patient, split; did you mean `layout`?\n")
 
 
 def test_the_audit_imports_nothing_heavy(repository: Path) -> None:
