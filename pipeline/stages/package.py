@@ -45,11 +45,12 @@ def run(experiment: str) -> None:
 def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Returns the part of the model card that is about this model: data, training, scores."""
     test = metrics["test"]
+    grid = f"{plan['spacing_mm']} mm" if index.has_spacing else "the pictures' own pixels, whose size is not known"
     counts = ", ".join(f"{len(index.in_split(split))} {split}" for split in ("train", "validation", "test"))
     lines = [
         f"\n## This model: {experiment}\n",
         f"- Data: {index.dataset} ({index.modality}), {counts} cases; licence: {index.licence}.",
-        f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {plan['spacing_mm']} mm; "
+        f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {grid}; "
         f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation']} patches.",
         f"- Test scores over {test['cases']} cases, in each scan's own space:\n",
         "| label | Dice | recall | precision |",
