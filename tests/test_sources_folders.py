@@ -1,5 +1,6 @@
 """Folders of pictures and masks: pairs, orphans, what data.yaml may say; and masks that come one file an object."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 from tiny_fetch import RAW, assert_nothing_left, call, enter_repository, files_below, refusal
 from tiny_pictures import blob_labels, blob_picture, write_pictures
+from tiny_scans import REAL, needs_real
 
 from pipeline.records.errors import InputError
 from pipeline.records.settings import FolderSettings, read_data_settings
+from pipeline.sources.checks import check_case
 from pipeline.sources.folders import read_folders
 from pipeline.sources.layouts import guess_layout, read_dataset
 
@@ -46,6 +49,19 @@ def test_what_data_yaml_cannot_mean_is_one_line(changes: dict[str, Any], tmp_pat
     with pytest.raises(InputError) as caught:
         read_folders(tmp_path, replace(USUAL, **changes))
     assert caught.value.reason in ("invalid-value", "outside-dataset", "missing-folder")
+
+
+@needs_real
+def test_real_nuclei() -> None:
+    root = Path(REAL or "") / "nuclei"
+    dataset = read_folders(root, FolderSettings(label_values="instances", label_names={"nucleus": 1}))
+    assert (len(dataset.cases), dataset.orphans) == (110, ())
+    case = dataset.cases[0]
+    checked = check_case(case, root, labels=dataset.labels, are_instances=True)
+    assert (checked.findings, checked.channels, checked.has_spacing) == ((), 3, False)
+    # Counted by Pillow and numpy alone.
+    count = int((np.asarray(Image.open(root / "labels/00071198d059.png")) > 0).sum())
+    assert (case.case_id, checked.facts and checked.facts.label_voxels) == ("00071198d059", {"nucleus": count})
 
 
 def test_several_classes(tmp_path: Path) -> None:
@@ -102,8 +118,6 @@ def test_masks_one_file_an_object_become_instances(is_zipped: bool, tmp_path: Pa
             Image.fromarray(mask).save(source / name / f"masks/{value}.png")
     (source / "bad/masks/101.png").write_bytes(b"no picture")
     if is_zipped:
-        import shutil
-
         source = Path(shutil.make_archive(str(tmp_path / "stage1_train"), "zip", source))
     call("tiny", "--from", str(source))
     assert files_below(RAW / "tiny") == ["images/a.png", "images/bad.png", "images/c.png", "labels/a.png",

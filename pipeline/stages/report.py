@@ -147,7 +147,8 @@ def _content_of_test(index: Index, settings: EvaluationSettings, folders: Experi
         "verdict": verdict(labels, ranked, found=len(lesions) - len(missed), lesions=len(lesions)),
         "dice_groups": [(summary, [row for row in defined if row.label == summary.label]) for summary in labels],
         "dice_axis": axis_over([row.dice for row in defined] + [1.0]),
-        "sizes": {label: _sizes([lesion for lesion in lesions if lesion.label == label], settings.lesion_diameters_mm)
+        "sizes": {label: _sizes([lesion for lesion in lesions if lesion.label == label], settings.lesion_diameters_mm,
+                                units_of(index))
                   for label in settings.lesion_labels},
         "is_flat": all(case.shape[2] == 1 for case in index.cases),
         "outline_colours": {"truth": TRUTH, "prediction": PREDICTION, "both at one place": AGREEMENT},
@@ -181,13 +182,13 @@ def _curves(points: tuple[TrainingPoint, ...]) -> dict[str, Any]:
     }
 
 
-def _sizes(lesions: list[LesionScore], edges_mm: tuple[float, ...]) -> list[tuple[str, int, int]]:
+def _sizes(lesions: list[LesionScore], edges_mm: tuple[float, ...], units: Units) -> list[tuple[str, int, int]]:
     """Returns (size class, lesions found, lesions) of the classes that have lesions, smallest first."""
     rows = []
     for name in size_classes(edges_mm):
         group = [lesion.found for lesion in lesions if size_class(lesion.diameter_mm, edges_mm) == name]
         if group:
-            rows.append((name, sum(group), len(group)))
+            rows.append((name.replace("mm", units.length), sum(group), len(group)))
     return rows
 
 
