@@ -71,8 +71,9 @@ def planned_metadata(metadata: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     shape = [size for axis, size in enumerate(plan.patch_size) if axis != plan.slice_axis]
     names = {"0": "background"} | {str(i): name for i, name in enumerate(plan.labels, start=1)}
     image = {
-        "type": "image", "format": "magnitude", "modality": plan.modality, "num_channels": 1, "spatial_shape": shape,
-        "dtype": "float32", "value_range": [], "is_patch_data": True, "channel_def": {"0": "image"},
+        "type": "image", "format": "magnitude", "modality": plan.modality, "num_channels": len(plan.channels),
+        "spatial_shape": shape, "dtype": "float32", "value_range": [], "is_patch_data": True,
+        "channel_def": {str(i): name for i, name in enumerate(plan.channels)},
     }
     prediction = {
         "type": "image", "format": "segmentation", "num_channels": len(names), "spatial_shape": shape,

@@ -671,3 +671,74 @@ def name_that_is_no_text(folder: Path) -> str | None:
 def name_that_looks_like_an_option(folder: Path) -> str | None:
     _nifti(folder / "--output_dir=x.nii")
     return None
+
+
+def _png(width: int, height: int, packed: bytes, *, more: bytes = b"") -> bytes:
+    """Returns an 8-bit grey PNG of the given packed pixels; `more` are chunks before them."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + more + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@hostile
+def a_truncated_png(folder: Path) -> str:
+    (folder / "a.png").write_bytes(_png(9, 9, zlib.compress(bytes(90)))[:-20])
+    return "truncated-file"
+
+
+@hostile
+def a_png_of_fewer_rows_than_declared(folder: Path) -> str:
+    (folder / "a.png").write_bytes(_png(9, 90, zlib.compress(bytes(90))))
+    return "truncated-file"
+
+
+@hostile
+def a_png_that_declares_more_than_it_can_hold(folder: Path) -> str:
+    (folder / "a.png").write_bytes(_png(9_000, 9_000, zlib.compress(bytes(90))))
+    return "truncated-file"
+
+
+@hostile
+def a_png_bomb(folder: Path) -> str:
+    (folder / "a.png").write_bytes(_png(60_000, 60_000, zlib.compress(bytes(1 << 20))))
+    return "too-large"
+
+
+@hostile
+def a_png_with_damaged_pixels(folder: Path) -> str:
+    (folder / "a.png").write_bytes(_png(9, 9, zlib.compress(bytes(90))[:-6] + b"broken"))
+    return "damaged-file"
+
+
+@hostile
+def an_animated_png(folder: Path) -> str:
+    frames = _chunk(b"acTL", struct.pack(">II", 2, 0))
+    (folder / "a.png").write_bytes(_png(9, 9, zlib.compress(bytes(90)), more=frames))
+    return "several-pages"
+
+
+@hostile
+def text_called_png(folder: Path) -> str:
+    (folder / "a.png").write_text("no picture")
+    return "not-an-image"
+
+
+@hostile
+def an_empty_png(folder: Path) -> str:
+    (folder / "a.png").write_bytes(b"")
+    return "truncated-file"
+
+
+@hostile
+def a_tiff_of_which_only_the_start_is_left(folder: Path) -> str:
+    (folder / "a.tif").write_bytes(b"II*\0" + bytes(60))
+    return "damaged-file"
+
+
+@hostile
+def a_nifti_called_png(folder: Path) -> None:
+    nib.save(_image(), folder / "a.nii")
+    (folder / "a.nii").rename(folder / "a.png")

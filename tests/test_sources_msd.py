@@ -153,7 +153,7 @@ def test_two_cases_of_one_name(tmp_path: Path) -> None:
 
 
 def test_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="layout `bids`: an unknown layout; expected one of msd;") as caught:
+    with pytest.raises(InputError, match="layout `bids`: an unknown layout; expected one of folders, msd;") as caught:
         read_dataset("bids", tmp_path)
     assert caught.value.reason == "unknown-layout"
 

@@ -109,7 +109,7 @@ def test_the_same_bytes_whatever_the_order_of_the_files() -> None:
 def test_the_same_bytes_whatever_the_order_of_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     audit.run("tiny")
     first = (WORK / "index.json").read_bytes()
-    monkeypatch.setitem(LAYOUTS, "msd", lambda root: replace(read_msd(root), cases=read_msd(root).cases[::-1]))
+    monkeypatch.setitem(LAYOUTS, "msd", lambda root, _: replace(read_msd(root), cases=read_msd(root).cases[::-1]))
     audit.run("tiny")
     assert (WORK / "index.json").read_bytes() == first
 
@@ -241,8 +241,8 @@ def test_the_command_line_says_it_in_one_line(repository: Path) -> None:
     CONFIG.write_text("dataset: tiny\nlayuot: msd\n")
     done = python(repository, "-m", "pipeline", "audit", "--experiment", "tiny")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, folds, "
-                           "layout, left_right, patient, split; did you mean `layout`?\n")
+    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, folders, "
+                           "folds, layout, left_right, patient, split; did you mean `layout`?\n")
 
 
 def test_the_audit_imports_nothing_heavy(repository: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.stages.plan import (
 )
 
 INDEX = Index("d", ".", "MR", "CC0", {"one": 1, "two": 2}, ())
+RGB = ("red", "green", "blue")
 
 
 def fingerprint_of(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Fingerprint:
@@ -95,7 +96,7 @@ def test_a_plan_survives_its_file_and_is_the_same_bytes_each_time(tmp_path: Path
     {"loss": "focal"}, {"recall_weight": 0.7}, {"loss": "tversky_ce"}, {"loss": "tversky_ce", "recall_weight": 1},
     {"largest_component": ["three"]}, {"largest_component": "one"}, {"largest_component": ["*", "one"]},
     {"processes": 0}, {"precision": "int8"}, {"ema_momentum": 0}, {"ema_momentum": "1e-3"},
-    {"learning_rate": "1e-3"},
+    {"learning_rate": "1e-3"}, {"channels": ["red", "green"]}, {"pictures": True},
 ])
 def test_an_override_that_does_not_fit_is_one_line(overrides: dict[str, object]) -> None:
     plan = make_plan(fingerprint_of((64, 64, 64), (1.0, 1.0, 1.0)), INDEX, name="d_3d", overrides={"iterations": 3000})
@@ -250,6 +251,11 @@ GOLDEN = {
         ((256, 256, 1),), (1.0, 1.0, 1.0), {"spatial_dims": 2},
         ((1.0, 1.0, -1.0), (256, 256, 1), 3, [[2, 2]] * 5, [[3, 3]] * 6, [32, 64, 128, 256, 256, 256]),
     ),
+    # As above: three channels change the first convolution alone. Pictures are planned in 2D without being asked.
+    "2D RGB": (
+        ((256, 256, 1),), (1.0, 1.0, 1.0), {},
+        ((1.0, 1.0, -1.0), (256, 256, 1), 3, [[2, 2]] * 5, [[3, 3]] * 6, [32, 64, 128, 256, 256, 256]),
+    ),
     # Whole. 20 20 8, 10 10 4 (a further 2 of z is too short), 5 5 4, 2.5 2.5 4. Multiples of 8, 8, 2; at the third
     # level 4 mm are twice z's 2 mm, but what was seen stays seen. 196608 / (24 * 24 * 8) = 42, 32 at most.
     "tiny images": (
@@ -274,13 +280,16 @@ def test_golden_plan(kind: str) -> None:
     shapes, spacing, overrides, (target, patch, batch, strides, kernels, features) = GOLDEN[kind]
     fingerprint = Fingerprint(("a",) * len(shapes), shapes, (spacing,) * len(shapes), {"one": 9, "two": 1}, None, None)
     overrides = {"iterations": 3000} | overrides
-    plan = make_plan(fingerprint, INDEX, name="d", overrides=overrides)
+    index = replace(INDEX, channels=RGB, are_pictures=True) if "RGB" in kind else INDEX
+    plan = make_plan(fingerprint, index, name="d", overrides=overrides)
+    assert (plan.channels, plan.pictures) == (index.channels, index.are_pictures)
+    assert plan.network_def["in_channels"] == plan.patch_shape[0] == len(index.channels)
     assert (plan.spacing_mm, plan.patch_size, plan.batch_size) == (target, patch, batch)
     assert (plan.network_def["_target_"], plan.network_def["strides"]) == ("UNet", strides)
     assert plan.network_def["channels"] == features
     assert "kernel_size" not in plan.network_def  # one for all levels: MONAI's default of 3
 
-    dynamic = make_plan(fingerprint, INDEX, name="d", overrides={**overrides, "architecture": "DynUNet"})
+    dynamic = make_plan(fingerprint, index, name="d", overrides={**overrides, "architecture": "DynUNet"})
     assert (dynamic.spacing_mm, dynamic.patch_size, dynamic.batch_size) == (target, patch, batch)
     assert dynamic.network_def["strides"] == [[1] * len(strides[0]), *strides]
     assert dynamic.network_def["kernel_size"] == kernels

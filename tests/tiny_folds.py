@@ -38,8 +38,8 @@ class Segmenting:
         self.asked |= dict.fromkeys(scans, members)
         write_predictions(bundle_root, scans, output_dir=output_dir)
         known = tiny_evaluation.PREDICTIONS
-        return [ScanResult(name, path.name, "ok", output_dir / name, None, None, {}, {}) if name in known else
-                ScanResult(name, path.name, "failed", None, "damaged", "its gzip ends early", {}, {})
+        return [ScanResult(name, path.name, "ok", output_dir / name, None, None, {}, {}, {}) if name in known else
+                ScanResult(name, path.name, "failed", None, "damaged", "its gzip ends early", {}, {}, {})
                 for name, path in scans.items()]
 
 

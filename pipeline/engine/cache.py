@@ -1,14 +1,15 @@
 """The cache of preprocessed cases: written by the preprocess stage, read by training.
 
 `<cache>/manifest.json` lists the cases; each has `<case_id>.image.npy` (float32) and `<case_id>.label.npy` (uint8),
-both ``(x, y, z)`` in RAS at the plan's spacing. Label voxels hold class indices (0 background, 1.. in the order of
-the label values), which is what a network's channels are numbered by.
+both ``(x, y, z)`` in RAS at the plan's spacing, images of several channels ``(channel, x, y, z)``. Label voxels hold
+class indices (0 background, 1.. in the order of the label values), which is what a network's channels are numbered by.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class CachedCase:
 
     @property
     def image(self) -> NDArray[np.float32]:
-        """The intensities, ``(x, y, z)``."""
+        """The intensities, ``(x, y, z)`` or ``(channel, x, y, z)``."""
         return np.load(self.folder / f"{self.case_id}.image.npy")  # type: ignore[no-any-return]
 
     @property
@@ -90,7 +91,7 @@ def _all_cases(folder: Path) -> list[CachedCase]:
 
 
 class CachedVolumes(Dataset[dict[str, torch.Tensor]]):
-    """Whole cached cases as `image` and `label` tensors ``(1, x, y, z)``, for validation."""
+    """Whole cached cases as tensors, for validation: `image` ``(channel, x, y, z)`` and `label` ``(1, x, y, z)``."""
 
     def __init__(self, cases: Sequence[CachedCase]) -> None:
         self.cases = cases
@@ -100,4 +101,9 @@ class CachedVolumes(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         case = self.cases[position]
-        return {"image": torch.from_numpy(case.image)[None], "label": torch.from_numpy(case.label)[None]}
+        return {"image": torch.from_numpy(with_channel(case.image)), "label": torch.from_numpy(case.label)[None]}
+
+
+def with_channel(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns ``(channel, x, y, z)``, of an array that may lack the channel axis."""
+    return array[None] if array.ndim == 3 else array

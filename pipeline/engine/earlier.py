@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.outputs import REPORT
-from pipeline.engine.results import ScanResult
+from pipeline.engine.results import ScanResult, sizes_of
 from pipeline.imaging.discovery import ScanLocation
 from pipeline.imaging.unpacked import archive_of
 from pipeline.records.files import sha256_of_file
@@ -34,8 +34,7 @@ class EarlierResults:
             return None
         if not all(_is_intact(folder / name, digest) for name, digest in report["files"].items()):
             return None
-        volumes = {name: float(entry["volume_ml"]) for name, entry in report["labels"].items()}
-        return ScanResult(location.name, location.relative, "ok", folder, None, None, {}, volumes,
+        return ScanResult(location.name, location.relative, "ok", folder, None, None, {}, *sizes_of(report["labels"]),
                           tuple(report["warnings"]), low_confidence=report["low_confidence"], is_earlier=True)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.imaging.image_files import read_image, read_label_map
 from pipeline.imaging.intensities import robust_range
-from pipeline.imaging.nifti import read_nifti
 from pipeline.records.decisions import Decision
 from pipeline.records.errors import InputError
-from pipeline.records.index import Index, IndexedCase
+from pipeline.records.index import NO_ORIENTATION, Index, IndexedCase
 
 FOREGROUND_SAMPLES = 10_000  # voxels a case: enough for percentiles, the same weight for every case
 CLIP_PERCENTILES = (0.5, 99.5)
@@ -24,7 +24,8 @@ class Fingerprint:
 
     `shapes` are voxels as scanned, `spacings_mm` millimetres; `label_voxels` are counts by label name, over all cases.
     `intensity_range` spans the robust ranges of all training scans; it and `foreground` are None unless the modality is
-    CT, whose numbers alone have a unit.
+    CT, whose numbers alone have a unit. `channels` are of pictures, by name: the robust range over all training images
+    (`low`, `high`), the mean of their deviations (`std`), and the `darkest` and `brightest` of their means.
     """
 
     cases: tuple[str, ...]
@@ -33,6 +34,14 @@ class Fingerprint:
     label_voxels: dict[str, int]
     intensity_range: tuple[float, float] | None
     foreground: dict[str, float] | None
+    channels: dict[str, dict[str, float]] | None = None
+
+    @property
+    def means(self) -> str:
+        """What the channels' means say about their unit, in words; nothing where they were not looked at."""
+        said = ", ".join(f"{name} from {values['darkest']:g} to {values['brightest']:g}"
+                         for name, values in (self.channels or {}).items())
+        return f"; the images' means go in {said}" if said else ""
 
 
 def take_fingerprint(index: Index) -> Fingerprint:
@@ -47,16 +56,28 @@ def take_fingerprint(index: Index) -> Fingerprint:
         label_voxels={name: sum(case.label_voxels[name] for case in cases) for name in index.labels},
         intensity_range=intensity_range,
         foreground=foreground,
+        channels=_of_channels(Path(index.root), cases, index.channels) if index.are_pictures else None,
     )
+
+
+def _of_channels(root: Path, cases: tuple[IndexedCase, ...], names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Returns what is typical of each channel; reads each image once."""
+    # (case, channel, (low, high, mean, std))
+    rows = np.array([[(*robust_range(one), one.mean(dtype=np.float64), one.std(dtype=np.float64)) for one in channels]
+                     for channels in (read_image(root / case.image).channels for case in cases)])
+    return {name: {"low": round(float(low.min()), 3), "high": round(float(high.max()), 3),
+                   "std": round(float(std.mean()), 3), "darkest": round(float(mean.min()), 3),
+                   "brightest": round(float(mean.max()), 3)}
+            for name, (low, high, mean, std) in zip(names, rows.transpose(1, 2, 0), strict=True)}
 
 
 def _ct_intensities(root: Path, cases: tuple[IndexedCase, ...]) -> tuple[tuple[float, float], dict[str, float]]:
     """Returns the range of all scans and how intensities inside the labels are distributed; reads each scan once."""
     ranges, samples = [], []
     for case in cases:
-        image = read_nifti(root / case.image).array
+        image = read_image(root / case.image).array
         ranges.append(robust_range(image))
-        samples.append(_sample_foreground(image, read_nifti(root / case.label).array))
+        samples.append(_sample_foreground(image, read_label_map(root / case.label).array))
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     return (round(low, 3), round(high, 3)), _foreground_intensities(root, np.concatenate(samples))
 
@@ -78,7 +99,9 @@ def _sample_foreground(image: NDArray[np.float32], label: NDArray[np.float32]) -
 
 
 def _ras_order(orientation: str) -> tuple[int, ...]:
-    """Returns, for each RAS axis, the scan's axis that runs along it, whichever way."""
+    """Returns, for each RAS axis, the scan's axis that runs along it, whichever way; of pictures their own."""
+    if orientation == NO_ORIENTATION:
+        return 0, 1, 2
     pairs = ("RL", "AP", "SI")
     return tuple(next(i for i, letter in enumerate(orientation) if letter in pair) for pair in pairs)
 

@@ -14,6 +14,7 @@ from pipeline.engine.labelling import Box
 from pipeline.imaging.dicom_codes import LabelCode
 from pipeline.imaging.dicom_seg import SegModel, write_fractional_seg, write_seg
 from pipeline.imaging.nifti import write_nifti
+from pipeline.imaging.pictures import write_label_picture
 from pipeline.imaging.preview import (
     COLOURS,
     draw_planes,
@@ -29,6 +30,7 @@ from pipeline.imaging.scans import Scan
 from pipeline.records.files import sha256_of_file, write_json
 
 SEGMENTATION = "segmentation.nii.gz"
+LABEL_PICTURE = "segmentation.png"
 DICOM_SEG = "segmentation.dcm"
 FRACTIONAL_SEG = "probabilities.dcm"
 RTSTRUCT = "rtstruct.dcm"
@@ -98,7 +100,8 @@ def write_images(folder: Path, found: Segmented, names: LabelNames, *, settings:
     scan, labelmap = found.scan, found.labelmap
     dicom: dict[str, Any] = {"labels": names.values, "codes": names.codes, "model": model}
     jobs: list[Callable[[], None]] = [
-        lambda: _write_like(folder / SEGMENTATION, labelmap, scan),
+        (lambda: _write_like(folder / SEGMENTATION, labelmap, scan)) if scan.picture is None
+        else lambda: write_label_picture(folder / LABEL_PICTURE, labelmap),
         lambda: write_preview(folder / PREVIEW, found, values=list(names.values.values())),
     ]
     if scan.planes is not None:
@@ -146,9 +149,10 @@ def entropy(probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]
 def measured(found: Segmented, labels: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Returns for each label its value, voxels, millilitres, mean intensity, and whether it touches the scan's border.
 
-    A structure at the border is probably cut off there. Axes of one voxel have no border.
+    A structure at the border is probably cut off there. Axes of one voxel have no border. Of several channels there is
+    a list of means. A picture has square millimetres instead of millilitres, and None where nobody knows its spacing.
     """
-    labelmap, array = found.labelmap[found.box], found.scan.array[found.box]
+    labelmap, array = found.labelmap[found.box], found.scan.array[(..., *found.box)]
     edges = [(part.start == 0, part.stop == size)
              for part, size in zip(found.box, found.labelmap.shape, strict=True)]
     return {name: {"value": value, **_measured(labelmap == value, array, edges, found)}
@@ -161,16 +165,27 @@ def _measured(mask: NDArray[np.bool_], array: NDArray[np.float32], edges: Sequen
     at_border = any(np.take(mask, end, axis=axis).any() for axis, ends in enumerate(edges) if count
                     for end, is_at_edge in zip((0, -1), ends, strict=True)
                     if is_at_edge and found.labelmap.shape[axis] > 1)
+    means = [round(float(channel[mask].mean(dtype=np.float64)), 4)
+             for channel in (array if array.ndim == 4 else array[None]) if count]
     return {
-        "voxels": count,
-        "volume_ml": round(count * found.scan.voxel_volume_ml, 6),
-        "mean_intensity": round(float(array[mask].mean(dtype=np.float64)), 4) if count else None,
+        **_extent(count, found.scan),
+        "mean_intensity": (means if array.ndim == 4 else means[0]) if count else None,
         "touches_border": bool(at_border),
     }
 
 
+def _extent(count: int, scan: Scan) -> dict[str, Any]:
+    if scan.picture is None:
+        return {"voxels": count, "volume_ml": round(count * scan.voxel_volume_ml, 6)}
+    area_mm2 = round(count * scan.spacing_mm[0] * scan.spacing_mm[1], 6)
+    return {"pixels": count, "area_mm2": area_mm2 if scan.picture.has_spacing else None}
+
+
 def geometry_of(scan: Scan) -> dict[str, Any]:
     """Returns the input's grid for report.json."""
+    if scan.picture is not None:
+        spacing = [round(step, 6) for step in scan.spacing_mm[:2]] if scan.picture.has_spacing else None
+        return {"shape": list(scan.shape_on_disk), "channels": len(scan.channels), "spacing_mm": spacing}
     return {
         "shape": list(scan.shape_on_disk),
         "spacing_mm": [round(step, 6) for step in scan.spacing_mm],
@@ -188,7 +203,8 @@ def write_preview(path: Path, found: Segmented, *, values: Sequence[int]) -> Non
     is_empty = any(part.start >= part.stop for part in found.box)
     box = tuple(slice(0, size) for size in found.labelmap.shape) if is_empty else found.box
     centre = [part.start + at for part, at in zip(box, widest_section(found.labelmap[box] > 0), strict=True)]
-    picture = draw_planes(in_ras_order(found.scan.array, affine), spacing_in_ras_order(affine),
+    shown = [in_ras_order(channel, affine) for channel in found.scan.channels]
+    picture = draw_planes(np.stack(shown) if len(shown) == 3 else shown[0], spacing_in_ras_order(affine),
                           labelmap=in_ras_order(found.labelmap, affine), colours=colours,
                           centre=voxel_in_ras_order(centre, found.labelmap.shape, affine))
     write_png(path, picture)

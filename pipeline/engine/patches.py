@@ -9,7 +9,7 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pipeline.engine.cache import CachedCase
+from pipeline.engine.cache import CachedCase, with_channel
 
 
 class PatchDataset(Dataset[dict[str, Any]]):
@@ -47,8 +47,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         source_size: Sequence[int] | None = None,
     ) -> None:
         self.names = [case.case_id for case in cases]
-        self.images = [_with_channel(case.image) for case in cases]
-        self.labels = [_with_channel(case.label) for case in cases]
+        self.images = [with_channel(case.image) for case in cases]
+        self.labels = [with_channel(case.label) for case in cases]
         self.voxels_by_class = [_voxels_by_class(label) for label in self.labels]
         self.patch_size = np.array(patch_size)
         self.cut_size = self.patch_size if transforms or source_size is None else np.array(source_size)
@@ -102,11 +102,6 @@ class PatchDataset(Dataset[dict[str, Any]]):
         else:
             part = part.copy()  # what is done to the patch must not be done to the case
         return torch.from_numpy(part if self.slice_axis is None else part.squeeze(1 + self.slice_axis))
-
-
-def _with_channel(array: NDArray[Any]) -> NDArray[Any]:
-    """Returns ``(c, x, y, z)``, of an array that may lack the channel axis."""
-    return array[None] if array.ndim == 3 else array
 
 
 def _voxels_by_class(label: NDArray[np.uint8]) -> list[NDArray[np.int32]]:

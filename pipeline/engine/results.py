@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_json, written_aside
@@ -30,7 +30,8 @@ class ScanResult:
         reason: short id of the failure, None if ok.
         message: the failure in one line without absolute paths, None if ok.
         seconds: by phase, as far as it got; empty where an earlier run did it.
-        volumes_ml: by label name; empty if it failed.
+        volumes_ml: by label name; empty if it failed, and of a picture.
+        pixels: by label name, of a picture.
         warnings: what is doubtful about the scan.
         low_confidence: whether the result is to be looked at before it is used.
         is_earlier: a run before this one did it.
@@ -45,6 +46,7 @@ class ScanResult:
     message: str | None
     seconds: Mapping[str, float]
     volumes_ml: Mapping[str, float]
+    pixels: Mapping[str, int]
     warnings: Sequence[str] = ()
     low_confidence: bool = False
     is_earlier: bool = False
@@ -80,8 +82,9 @@ def write_summary(folder: Path, results: Sequence[ScanResult], facts: RunFacts) 
         "scans": [_entry(result) for result in results],
     })
     with written_aside(folder / SUMMARY_TABLE) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+        unit = "pixels" if any(result.pixels for result in results) else "ml"
         columns = ["input", "status", "folder", "reason", "low_confidence", "seconds",
-                   *(f"{label}_ml" for label in facts.labels), "warnings"]
+                   *(f"{label}_{unit}" for label in facts.labels), "warnings"]
         table = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
         table.writeheader()
         table.writerows(_row(result) for result in results)
@@ -102,7 +105,8 @@ def _entry(result: ScanResult) -> dict[str, object]:
 
 
 def _row(result: ScanResult) -> dict[str, object]:
-    volumes = {f"{label}_ml": f"{volume:.6f}" for label, volume in result.volumes_ml.items()}
+    sizes = {f"{label}_ml": f"{volume:.6f}" for label, volume in result.volumes_ml.items()}
+    sizes |= {f"{label}_pixels": f"{count}" for label, count in result.pixels.items()}
     return {
         "input": result.relative,
         "status": result.status,
@@ -110,7 +114,7 @@ def _row(result: ScanResult) -> dict[str, object]:
         "reason": result.reason or "",
         "low_confidence": str(result.low_confidence).lower() if result.folder else "",
         "seconds": f"{sum(result.seconds.values()):.3f}",
-        **volumes,
+        **sizes,
         "warnings": "; ".join(result.warnings),
     }
 
@@ -119,10 +123,17 @@ def line_of(result: ScanResult) -> str:
     """Returns the line that the terminal shows."""
     if result.status == "failed":
         return f"{result.relative}: failed: {result.message}{result.details and f' [{result.details}]'}"
-    volumes = ", ".join(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items())
+    sizes = ", ".join([*(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items()),
+                       *(f"{name} {count} pixels" for name, count in result.pixels.items())])
     how = "done before" if result.is_earlier else f"{sum(result.seconds.values()):.1f} s"
     doubt = "; low confidence, see report.json" if result.low_confidence else ""
-    return f"{result.relative}: {volumes} ({how}){doubt}"
+    return f"{result.relative}: {sizes} ({how}){doubt}"
+
+
+def sizes_of(labels: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, int]]:
+    """Returns volumes in mL and pixels by label name, of a report's numbers; a scan has one or the other."""
+    return ({name: float(entry["volume_ml"]) for name, entry in labels.items() if "volume_ml" in entry},
+            {name: int(entry["pixels"]) for name, entry in labels.items() if "pixels" in entry})
 
 
 def reason_and_message(error: BaseException) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from pipeline.engine.outputs import (
     write_images,
     write_report,
 )
-from pipeline.engine.results import ScanResult, reason_and_message
+from pipeline.engine.results import ScanResult, reason_and_message, sizes_of
 from pipeline.imaging.dicom_seg import SegModel
 from pipeline.imaging.discovery import ScanLocation
 from pipeline.imaging.intensities import unusual_intensities
@@ -247,9 +247,8 @@ class ScanRun:
                 "seconds": {phase: round(value, 3) for phase, value in read.seconds.items()},
                 "settings": self.method.choices,
             })
-        volumes = {name: entry["volume_ml"] for name, entry in numbers.items()}
-        return ScanResult(location.name, location.relative, "ok", target, None, None, read.seconds, volumes, warnings,
-                          low_confidence)
+        return ScanResult(location.name, location.relative, "ok", target, None, None, read.seconds, *sizes_of(numbers),
+                          warnings, low_confidence)
 
     def _doubts(self, scan: Scan) -> Iterator[str]:
         """Yields in what the scan is unlike those the model was trained on."""
@@ -263,8 +262,8 @@ class ScanRun:
 
 
 def has_place(scan: Scan) -> bool:
-    """Returns whether the file says where the scan lies; else its orientation is a guess."""
-    return scan.qform_code > 0 or scan.sform_code > 0
+    """Returns whether the file says where the scan lies; else its orientation is a guess. A picture lies nowhere."""
+    return scan.qform_code > 0 or scan.sform_code > 0 or scan.picture is not None
 
 
 @contextmanager
@@ -284,5 +283,5 @@ def failure(name: str, relative: str, error: BaseException, seconds: Mapping[str
     # The terminal may show what files may not: lists of series, and what an unexpected error says.
     listed = behind.where.partition(" [")[2].rstrip("]") if behind else ""
     details = str(error) if reason == "unexpected-error" else listed
-    return ScanResult(name, relative, "failed", None, reason, message, dict(seconds), {},
+    return ScanResult(name, relative, "failed", None, reason, message, dict(seconds), {}, {},
                       details=" ".join(details.split()))

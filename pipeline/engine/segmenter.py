@@ -33,7 +33,7 @@ class Segmenter:
         output_dir: gets a folder for each scan, summary.json and summary.csv.
         preprocessing: dictionary transforms for `image`; the first reads the scan.
         network: gets the weights of `checkpoint`.
-        inferer: takes ``(1, 1, x, y, z)`` and the network, returns logits ``(1, classes, x, y, z)``.
+        inferer: takes ``(1, channels, x, y, z)`` and the network, returns logits ``(1, classes, x, y, z)``.
         device: where network and windows are computed.
         labels: names and values; class k of the network is the k-th smallest value, class 0 background.
         modality: DICOM code of the training scans; another one is a warning.

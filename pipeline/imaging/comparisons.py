@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.imaging.nifti import read_nifti
+from pipeline.imaging.image_files import read_image, read_label_map
 from pipeline.imaging.preview import Voxel, draw_planes, in_ras_order, spacing_in_ras_order, widest_section
 
 # Seen apart on grey by colour-blind eyes; where both outlines coincide a third colour says so, instead of the last one.
@@ -20,6 +20,7 @@ TRUTH, PREDICTION, AGREEMENT = (64, 176, 255), (255, 122, 0), (255, 255, 255)
 class Comparison:
     """A scan, its truth and its prediction: ``(x, y, z)`` in RAS order, label maps as whole numbers.
 
+    A scan of three channels, which are shown as red, green and blue, is ``(3, x, y, z)``; of others the first is shown.
     `affine` is that of the files, whose voxel order `voxel_in_ras_order` takes.
     """
 
@@ -44,23 +45,31 @@ class Comparison:
         orientation = nib.orientations.io_orientation(self.affine)
         moved = [0, 0, 0]
         for index, (axis, flip) in zip(voxel, orientation, strict=True):
-            moved[int(axis)] = index if flip > 0 else self.image.shape[int(axis)] - 1 - index
+            moved[int(axis)] = index if flip > 0 else self.truth.shape[int(axis)] - 1 - index
         return moved[0], moved[1], moved[2]
 
 
-def read_comparison(image: Path, truth: Path, *, prediction: Path) -> Comparison:
+def read_comparison(image: Path, truth: Path, *, prediction: Path, are_instances: bool = False) -> Comparison:
     """Reads the three files of one case.
+
+    Args:
+        image: the scan.
+        truth: its label map.
+        prediction: the label map that inference gave.
+        are_instances: every value above 0 of the truth is an object of one label.
 
     Raises:
         InputError: one of them cannot be read.
     """
-    scan = read_nifti(image)
+    scan = read_image(image)
 
-    def label_map(path: Path) -> NDArray[np.int16]:
-        return in_ras_order(np.rint(read_nifti(path).array), scan.affine).astype(np.int16)
+    def label_map(path: Path, most: int) -> NDArray[np.int16]:
+        return in_ras_order(np.rint(read_label_map(path).array).clip(max=most), scan.affine).astype(np.int16)
 
-    array = in_ras_order(scan.array, scan.affine).astype(np.float32, copy=False)
-    return Comparison(array, label_map(truth), label_map(prediction), scan.affine)
+    most = np.iinfo(np.int16).max
+    channels = [in_ras_order(channel, scan.affine).astype(np.float32, copy=False) for channel in scan.channels]
+    array = np.stack(channels) if len(channels) == 3 else channels[0]
+    return Comparison(array, label_map(truth, 1 if are_instances else most), label_map(prediction, most), scan.affine)
 
 
 def draw_comparison(comparison: Comparison, centre: Voxel) -> NDArray[np.uint8]:
@@ -83,18 +92,24 @@ def draw_comparison(comparison: Comparison, centre: Voxel) -> NDArray[np.uint8]:
 
 
 def png_bytes(picture: NDArray[np.uint8]) -> bytes:
-    """Returns what `draw_comparison` drew as a PNG with a palette, a third of the size that true colour takes.
+    """Returns what `draw_comparison` drew as a PNG; grey pictures with a palette, a third of what true colour takes.
 
     Outline colours are kept exactly; of greys only the two below white are a little darker.
     """
     colours = (TRUTH, PREDICTION, AGREEMENT)
     greys = 256 - len(colours)
     indices = np.minimum(picture[..., 0], greys - 1)
+    is_grey = (picture == picture[..., :1]).all(axis=2)
     for index, colour in enumerate(colours, start=greys):
-        indices[(picture == colour).all(axis=2)] = index
-    image = Image.fromarray(indices, mode="P")
-    image.putpalette([level for grey in range(greys) for level in (grey, grey, grey)]
-                     + [level for colour in colours for level in colour])
+        is_colour = (picture == colour).all(axis=2)
+        indices[is_colour] = index
+        is_grey |= is_colour
+    if is_grey.all():
+        image = Image.fromarray(indices, mode="P")
+        image.putpalette([level for grey in range(greys) for level in (grey, grey, grey)]
+                         + [level for colour in colours for level in colour])
+    else:
+        image = Image.fromarray(picture)
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()

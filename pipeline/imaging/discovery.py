@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.imaging.dicom import Irregular, read_series
-from pipeline.imaging.file_kinds import ACCEPTED, Kind, kind_of, stem_of
+from pipeline.imaging.file_kinds import ACCEPTED, Kind, kind_by_name, kind_of, stem_of
 from pipeline.imaging.file_listing import list_files
 from pipeline.imaging.locations import Found, Refused, ScanLocation, named, printable
 from pipeline.imaging.nifti import read_nifti
+from pipeline.imaging.pictures import read_picture
 from pipeline.imaging.pseudonyms import pseudonym
 from pipeline.imaging.scans import Scan
 from pipeline.imaging.series_choice import SeriesRule
@@ -16,6 +17,8 @@ from pipeline.imaging.volumes import read_volume
 from pipeline.records.errors import InputError
 
 __all__ = ["Found", "Irregular", "Refused", "ScanLocation", "SeriesRule", "find_scans", "read_scan"]
+
+PICTURE = "picture"
 
 
 def read_scan(source: Path | ScanLocation, *, irregular: Irregular = "refuse") -> Scan:
@@ -41,8 +44,8 @@ def find_scans(path: Path, *, leave_out: Path | None = None, series: str | None 
     Hidden files and folders, macOS's ``._`` files among them, are passed over.
 
     Args:
-        path: a NIfTI, NRRD or MetaImage file, a DICOM file of several frames, a DICOMDIR, a zip archive of such files,
-            or a folder of all these, at any depth.
+        path: a NIfTI, NRRD, MetaImage, PNG or TIFF file, a DICOM file of several frames, a DICOMDIR, a zip archive of
+            such files, or a folder of all these, at any depth.
         leave_out: a folder to pass over, for instance where earlier results lie.
         series: which DICOM series: `all`, or a UID, else a number, else a part of the description.
         rule: chooses among several DICOM series of a study, as `choose_series` says.
@@ -67,20 +70,23 @@ def _find(path: Path, *, leave_out: Path | None = None, series: str | None = Non
     listing = list_files(path, leave_out=leave_out)
     root = path.name or path.resolve().name or "scans"
     dicom = find_series(path, listing, root=root, series=series, rule=rule, strict=strict)
-    files = [ScanLocation(stem_of(file.path.name), file.path, file.relative) for file in listing.scans]
+    files = [ScanLocation(stem_of(file.path.name), file.path, file.relative) for file in listing.scans
+             if rule is None or rule.pictures or file.path == path or kind_by_name(file.path.name) != PICTURE]
+    pictures = len(listing.scans) - len(files)
+    set_aside = dicom.set_aside | ({PICTURE: pictures} if pictures else {})
     scans = [replace(scan, relative=printable(scan.relative or root)) for scan in (*files, *dicom.scans)]
     refused = [replace(one, relative=printable(one.relative or root)) for one in (*listing.refused, *dicom.refused)]
     scans.sort(key=lambda scan: scan.relative.split("/"))
     refused.sort(key=lambda one: one.relative.split("/"))
     if scans or refused:
-        return Found(tuple(scans), dicom.set_aside, tuple(refused))
-    kinds = ", ".join(f"{count} {kind}" for kind, count in dicom.set_aside.items())
+        return Found(tuple(scans), set_aside, tuple(refused))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in set_aside.items())
     raise InputError(path, found=f"no scan ({kinds})" if kinds else "no scan", wanted=ACCEPTED, reason="no-images",
                      remedy="check that this is the folder with the images")
 
 
 def _only_scan(path: Path) -> ScanLocation:
-    if _kind(path) in ("nifti", "nrrd", "meta"):
+    if _kind(path) in ("nifti", "nrrd", "meta", "picture"):
         return ScanLocation("", path, path.name)
     found = _find(path)
     if found.refused:
@@ -95,7 +101,7 @@ def _read_file(path: Path) -> Scan:
     kind = _kind(path)
     if kind == "nrrd" or kind == "meta":
         return read_volume(path, kind)
-    return read_nifti(path)
+    return read_picture(path) if kind == PICTURE else read_nifti(path)
 
 
 def _kind(path: Path) -> Kind | None:

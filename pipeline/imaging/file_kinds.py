@@ -7,13 +7,15 @@ from typing import Literal
 
 from pipeline.imaging.dicom_directory import is_directory
 from pipeline.imaging.dicom_elements import starts_as_dicom
+from pipeline.imaging.pictures import PICTURE_SUFFIXES, starts_as_picture
 from pipeline.imaging.voxels import GZIP_MAGIC
 
-Kind = Literal["nifti", "nrrd", "meta", "dicom", "dicomdir", "zip"]
+Kind = Literal["nifti", "nrrd", "meta", "dicom", "dicomdir", "zip", "picture"]
 
-ACCEPTED = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), DICOM, a DICOMDIR or a zip of these"
+ACCEPTED = ("NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), PNG, TIFF, DICOM, a DICOMDIR or a "
+            "zip of these")
 SUFFIXES: dict[str, Kind] = {".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "meta",
-                             ".mhd": "meta", ".zip": "zip"}
+                             ".mhd": "meta", ".zip": "zip", **dict.fromkeys(PICTURE_SUFFIXES, "picture")}
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 START_BYTES = 512
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -40,6 +42,8 @@ def kind_of(path: Path) -> Kind | None:
         return "nrrd"
     if start.startswith(_ZIP):
         return "zip"
+    if starts_as_picture(start):
+        return "picture"
     if start.startswith(GZIP_MAGIC) or start[:4] in _NIFTI:
         return "nifti"
     return "meta" if _META.match(start) else kind_by_name(path.name)

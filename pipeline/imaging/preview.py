@@ -77,7 +77,8 @@ def draw_planes(
     millimetre takes the same number of pixels in every direction.
 
     Args:
-        image: ``(x, y, z)`` in RAS order (`in_ras_order`), any intensities; windowed by percentiles.
+        image: ``(x, y, z)`` in RAS order (`in_ras_order`), any intensities, or red, green and blue ``(3, x, y, z)``;
+            windowed by percentiles, all channels alike.
         spacing_mm: along the same axes.
         labelmap: of the image's shape.
         colours: of the outline of each value in the label map; later ones are drawn over earlier ones.
@@ -87,13 +88,17 @@ def draw_planes(
         ``(height, width, 3)`` RGB.
     """
     low, high = robust_window(image)
-    scale = LONGEST_SIDE_PIXELS / max(n * mm for n, mm in zip(image.shape, spacing_mm, strict=True))
+    shape = image.shape[-3:]
+    scale = LONGEST_SIDE_PIXELS / max(n * mm for n, mm in zip(shape, spacing_mm, strict=True))
     panels = []
-    for axis in _shown_axes(image.shape):
-        height, width = _panel_size(image.shape, spacing_mm, axis, scale)
-        plane = np.nan_to_num(np.asarray(_plane(image, axis, centre), dtype=np.float32), nan=low)
-        grey = _resized(np.clip((plane - low) / (high - low), 0, 1) * 255, height, width)
-        panel = np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    for axis in _shown_axes(shape):
+        height, width = _panel_size(shape, spacing_mm, axis, scale)
+        levels = []
+        for channel in image if image.ndim == 4 else [image]:
+            plane = np.nan_to_num(np.asarray(_plane(channel, axis, centre), dtype=np.float32), nan=low)
+            grey = _resized(np.clip((plane - low) / (high - low), 0, 1) * 255, height, width)
+            levels.append(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+        panel = np.stack(levels if len(levels) == 3 else levels * 3, axis=2)
         for value, colour in (colours or {}).items():
             if labelmap is not None:
                 panel[_outline(_plane(labelmap, axis, centre) == value, height, width)] = colour

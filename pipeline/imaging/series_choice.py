@@ -35,11 +35,13 @@ class SeriesRule:
         modality: DICOM code; None takes any, as does a word that is none of `IMAGE_MODALITIES`.
         fewest_slices: the fewest that make a scan.
         orientation: of the slices, by the largest part of their normal; None takes any.
+        pictures: whether PNG and TIFF files in a folder are scans; else they are set aside.
     """
 
     modality: str | None = None
     fewest_slices: int = 2
     orientation: Orientation | None = None
+    pictures: bool = True
 
     @property
     def code(self) -> str | None:

@@ -12,7 +12,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from pipeline.imaging.discovery import read_scan
+from pipeline.imaging.discovery import ScanLocation, read_scan
+from pipeline.imaging.image_files import read_label_map
 from pipeline.imaging.resampling import regrid_of, to_network_grid
 from pipeline.imaging.scans import Scan
 from pipeline.records.errors import InputError
@@ -24,29 +25,56 @@ SMALLEST_STD = 1e-6
 
 
 class ReadScand(MapTransform):
-    """Replaces each path or `ScanLocation` by its image: a tensor ``(1, x, y, z)``, float32, in the file's own grid.
+    """Replaces each path or `ScanLocation` by its image: a tensor ``(channel, x, y, z)``, float32, in its own grid.
 
     Adds `<key>_scan`, whose array shares the tensor's memory.
 
     Args:
         keys: the images.
         irregular: ``refuse`` or ``resample`` DICOM series that are no regular volume.
+        channels: names of those that the network takes; None takes any.
+        pictures: whether it takes PNG and TIFF and nothing else, or anything else; None takes all.
+        label_maps: which of the keys are label maps.
 
     Raises:
-        InputError: as `read_scan`, and ``non-finite-voxels``.
+        InputError: as `read_scan`, ``non-finite-voxels``, ``not-a-picture``, ``not-a-volume`` and ``other-channels``.
     """
 
-    def __init__(self, keys: KeysCollection, irregular: Literal["refuse", "resample"] = "refuse") -> None:
+    def __init__(
+        self, keys: KeysCollection, irregular: Literal["refuse", "resample"] = "refuse", *,
+        channels: Sequence[str] | None = None, pictures: bool | None = None, label_maps: Sequence[str] = ("label",),
+    ) -> None:
         super().__init__(keys)
         self.irregular = irregular
+        self.channels = channels
+        self.pictures = pictures
+        self.label_maps = frozenset(label_maps)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            scan = read_scan(result[key], irregular=self.irregular)
+            if key in self.label_maps and not isinstance(result[key], ScanLocation):
+                scan = read_label_map(result[key])
+            else:
+                scan = read_scan(result[key], irregular=self.irregular)
+                self._refuse_unlike_training(scan)
             _refuse_non_finite(scan)
-            result[key], result[f"{key}_scan"] = torch.from_numpy(scan.array)[None], scan
+            result[key], result[f"{key}_scan"] = torch.from_numpy(scan.channels), scan
         return result
+
+    def _refuse_unlike_training(self, scan: Scan) -> None:
+        count = len(scan.channels)
+        if self.pictures is not None and self.pictures != (scan.picture is not None):
+            found, wanted, reason = "a picture (PNG or TIFF)", "volumes (NIfTI, NRRD, MetaImage, DICOM)", "not-a-volume"
+            if self.pictures:
+                found, wanted, reason = "a volume or a slice of one", "pictures (PNG, TIFF)", "not-a-picture"
+            raise InputError(scan.path, found=found, wanted=f"{wanted}, which this model was trained on", reason=reason,
+                             remedy="use a model that was trained on such images")
+        if self.channels is not None and count != len(self.channels):
+            raise InputError(
+                scan.path, found=f"{count} channel{'s' if count > 1 else ''}", reason="other-channels",
+                wanted=f"{len(self.channels)} ({', '.join(self.channels)}), as this model was trained on",
+                remedy="convert the image, or use a model that was trained on such images")
 
 
 class ResampleToSpacingd(MapTransform):
@@ -69,8 +97,11 @@ class ResampleToSpacingd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             scan: Scan = result[f"{key}_scan"]
-            regrid = regrid_of(scan.array.shape, scan.affine, spacing_mm=self.spacing_mm)
-            result[key] = to_network_grid(result[key][0], regrid, nearest=key in self.nearest)[None]
+            is_unknown = scan.picture is not None and not scan.picture.has_spacing
+            # Pixels of unknown size are taken for those of the training images.
+            regrid = regrid_of(scan.grid_shape, scan.affine, spacing_mm=(-1,) * 3 if is_unknown else self.spacing_mm)
+            channels = [to_network_grid(one, regrid, nearest=key in self.nearest) for one in result[key]]
+            result[key] = channels[0][None] if len(channels) == 1 else torch.stack(channels)
             result[f"{key}_regrid"] = regrid
         return result
 
@@ -82,7 +113,7 @@ class NormalizeIntensityByPland(MapTransform):
         keys: the images.
         intensity: ``{"scheme": "ct", "low": ..., "high": ..., "mean": ..., "std": ...}`` clips to low and high and then
             subtracts mean and divides by std, all from the training data; ``{"scheme": "z-score"}`` takes mean and std
-            from each image itself. A constant image becomes zero.
+            from each image itself, channel by channel. A constant channel becomes zero.
 
     Raises:
         InputError: ``invalid-plan`` where the scheme is unknown or one of its numbers is missing.
@@ -103,7 +134,10 @@ class NormalizeIntensityByPland(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = self._normalised(result[key])
+            image = result[key]
+            has_several = image.ndim == 4 and len(image) > 1
+            channels = [self._normalised(one) for one in (image if has_several else [image])]
+            result[key] = torch.stack(channels) if has_several else channels[0]
         return result
 
     def _normalised(self, image: torch.Tensor) -> torch.Tensor:

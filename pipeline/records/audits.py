@@ -41,7 +41,8 @@ def audit_as_markdown(audit: Audit) -> str:
     """Returns what came through, how it is split, and what was wrong with the rest."""
     lines = [f"# Audit of {audit.dataset}", "", f"{summary_line(audit)}.", ""]
     if audit.index is not None:
-        lines += [f"Modality {audit.index.modality}, licence {audit.index.licence}. {_geometry(audit.index.cases)}", "",
+        geometry = _of_pictures(audit.index) if audit.index.are_pictures else _geometry(audit.index.cases)
+        lines += [f"Modality {audit.index.modality}, licence {audit.index.licence}. {geometry}", "",
                   "| split | patients | cases |", "|---|---|---|"]
         for name, cases in audit.index.groups.items():
             lines.append(f"| {name} | {len({case.patient for case in cases})} | {len(cases)} |")
@@ -54,6 +55,13 @@ def _geometry(cases: Sequence[IndexedCase]) -> str:
     sizes, spacings = _spans([case.shape for case in cases]), _spans([case.spacing_mm for case in cases])
     orientations = ", ".join(sorted({case.orientation for case in cases}))
     return f"Size {sizes} voxels, spacing {spacings} mm, orientation {orientations}."
+
+
+def _of_pictures(index: Index) -> str:
+    """Returns one sentence on channels and spacing of pictures."""
+    spacing = f"{_spans([case.spacing_mm[:2] for case in index.cases])} mm" if index.has_spacing else "not stated"
+    return (f"Size {_spans([case.shape[:2] for case in index.cases])} pixels, spacing {spacing}, channels "
+            f"{', '.join(index.channels)}; alpha channels are dropped.")
 
 
 def _spans(rows: Sequence[Sequence[float]]) -> str:

@@ -6,6 +6,12 @@ RAW = Path("data/raw")
 TEMPLATE = Path("bundles/segmentation")
 
 
+def segmentation_in(folder: Path) -> Path:
+    """Returns the label map in the folder of a segmented scan: a PNG of a picture, else a NIfTI."""
+    picture = folder / "segmentation.png"
+    return picture if picture.is_file() else folder / "segmentation.nii.gz"
+
+
 class ExperimentFolders:
     """The paths of one experiment, relative to the repository.
 

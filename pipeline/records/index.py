@@ -10,6 +10,9 @@ from pipeline.records.files import sha256_of_text, write_json
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+ONE_CHANNEL = ("image",)
+# The orientation of pictures, whose axes point nowhere in a patient.
+NO_ORIENTATION = "none"
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,10 @@ class IndexedCase:
     """One sound case.
 
     `image` and `label` are POSIX paths relative to the dataset's root. `shape` is ``(x, y, z)`` as on disk (2D images
-    have z of 1), `spacing_mm` follows the same axes, `orientation` is the anatomical direction of those axes (``RAS``).
-    `label_voxels` counts voxels by label name. Digests are SHA-256 of the files' bytes. `fold` is the number,
-    from 0, of the training that does not see the case; None where it is tested on or the experiment has no folds.
+    have z of 1), `spacing_mm` follows the same axes, `orientation` is the anatomical direction of those axes (``RAS``),
+    or `NO_ORIENTATION`. `label_voxels` counts voxels by label name. Digests are SHA-256 of the files' bytes. `fold` is
+    the number, from 0, of the training that does not see the case; None where it is tested on or the experiment has no
+    folds.
     """
 
     case_id: str
@@ -42,6 +46,9 @@ class Index:
 
     `left_right` has the pairs of labels that exchange when a case is mirrored from left to right, None where
     `data.yaml` does not say that it may be.
+    `channels` are the names of the images' channels. `are_pictures`: the images are PNG or TIFF. `are_instances`: in
+    the label maps every value above 0 is an object of the one label. `has_spacing`: millimetres are known, else a pixel
+    counts as one.
     """
 
     dataset: str
@@ -51,6 +58,10 @@ class Index:
     labels: dict[str, int]
     cases: tuple[IndexedCase, ...]
     left_right: tuple[tuple[str, str], ...] | None = None
+    channels: tuple[str, ...] = ONE_CHANNEL
+    are_pictures: bool = False
+    are_instances: bool = False
+    has_spacing: bool = True
 
     def in_split(self, split: Split) -> tuple[IndexedCase, ...]:
         """Returns the cases of one split, in index order."""
@@ -110,6 +121,7 @@ def read_index(path: Path) -> Index:
     cases = tuple(_case(entry) for entry in content.pop("cases"))
     pairs = content.pop("left_right")
     left_right = None if pairs is None else tuple((first, second) for first, second in pairs)
+    content["channels"] = tuple(content.get("channels", ONE_CHANNEL))
     return Index(**content, cases=cases, left_right=left_right)
 
 

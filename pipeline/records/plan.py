@@ -23,6 +23,8 @@ COMMENTS = {
     "spacing_mm": "Voxel spacing that the network sees, x y z in RAS; -1 keeps a scan's own (2D: across slices). "
                   "Images are resampled linearly, labels to the nearest voxel.",
     "patch_size": "Voxels the network sees at once, x y z.",
+    "channels": "Of the images, in the order in which the network takes them; another number of them is refused.",
+    "pictures": "true: PNG and TIFF are segmented, and nothing else. false: volumes, and slices of them.",
     "model_name": "What DICOM outputs call the model.",
     "intensity": "ct: clip to foreground percentiles of the training cases, then z-score. z-score: per scan.",
     "intensity_range": "CT: lowest and highest intensity of the training scans; far from it at inference is a warning.",
@@ -52,8 +54,8 @@ COMMENTS = {
     "seed": "Seeds weights, patches and augmentation.",
 }
 # Fields that YAML gives back as lists.
-TUPLES = ("spacing_mm", "patch_size", "intensity_range", "class_weights", "rotation_rad", "mirror_axes", "mirror_swaps",
-          "largest_component")
+TUPLES = ("spacing_mm", "patch_size", "channels", "intensity_range", "class_weights", "rotation_rad", "mirror_axes",
+          "mirror_swaps", "largest_component")
 # Fields that only the schedule stage reads.
 OF_THE_SCHEDULE = ("memory_gib", "budget")
 LOSSES = ("dice_ce", "dice", "cross_entropy", "tversky_ce")
@@ -70,6 +72,8 @@ class Plan:
     slice_axis: int | None
     spacing_mm: tuple[float, float, float]
     patch_size: tuple[int, int, int]
+    channels: tuple[str, ...]
+    pictures: bool
     model_name: str
     intensity: dict[str, Any]
     intensity_range: tuple[float, float] | None
@@ -101,7 +105,7 @@ class Plan:
     def patch_shape(self) -> tuple[int, ...]:
         """What the network gets of one patch: channels, then its own spatial axes."""
         spatial = (size for axis, size in enumerate(self.patch_size) if axis != self.slice_axis)
-        return int(self.network_def.get("in_channels", 1)), *spatial
+        return len(self.channels), *spatial
 
 
 def budget_seconds(budget: Any, where: Path) -> float:
@@ -121,6 +125,11 @@ def budget_seconds(budget: Any, where: Path) -> float:
 def check_plan(plan: Plan, where: Path, *, labels: dict[str, int]) -> None:
     """Checks what a person's overrides can break, before hours are spent on it.
 
+    Args:
+        plan: with the overrides.
+        where: the file they stand in.
+        labels: the dataset's.
+
     Raises:
         InputError: a value in `where` does not fit the others.
     """
@@ -135,7 +144,10 @@ def _geometry_claims(plan: Plan) -> dict[str, tuple[bool, str]]:
     strides = plan.network_def.get("strides", [])
     in_plane = [axis for axis in range(3) if axis != plan.slice_axis]
     multiples = [prod(stride[i] for stride in strides) for i in range(len(in_plane))]
+    taken = plan.network_def.get("in_channels", len(plan.channels))
     return {
+        "spatial_dims": (not plan.pictures or plan.spatial_dims == 2, "2, for the dataset's images are pictures"),
+        "network_def": (taken == len(plan.channels), f"in_channels of {len(plan.channels)}, as the images have"),
         "spacing_mm": (len(plan.spacing_mm) == 3, "three numbers, x y z in RAS"),
         "patch_size": (
             len(plan.patch_size) == 3

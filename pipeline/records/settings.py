@@ -24,6 +24,25 @@ class SplitSettings:
 
 
 @dataclass(frozen=True)
+class FolderSettings:
+    """`folders:` in `data.yaml`: what two folders of pictures do not say themselves.
+
+    `images` and `labels` are folders of the dataset, whose files belong together by their names without suffix.
+    `label_values` is ``classes``, where the values mean what `label_names` says, or ``instances``, where each object
+    has its own value and all of them are the one label of `label_names`. `spacing_mm` is along x and y, where the files
+    do not state it.
+    """
+
+    images: str = "images"
+    labels: str = "labels"
+    label_values: str = "classes"
+    label_names: dict[str, int] = field(default_factory=lambda: {"foreground": 1})
+    modality: str = "picture"
+    licence: str = "not stated"
+    spacing_mm: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """`data.yaml`: which raw data.
 
@@ -31,6 +50,7 @@ class DataSettings:
     expression on the case id whose first group is the patient. `left_right` says that cases may be mirrored from left
     to right: ``symmetric``, or pairs of labels that exchange then, ``[[kidney_left, kidney_right]]``. `folds` is how
     many trainings validate each other: each on its own part of the patients, trained on all others; None is one.
+    `folders` is for the layout of that name.
     """
 
     dataset: str
@@ -39,6 +59,7 @@ class DataSettings:
     split: SplitSettings = field(default_factory=SplitSettings)
     left_right: Any = None
     folds: int | None = None
+    folders: FolderSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,8 @@ def read_data_settings(experiment: str) -> DataSettings:
     content = read_yaml(path)
     if "split" in content:
         content["split"] = _build(SplitSettings, content["split"], path)
+    if "folders" in content:
+        content["folders"] = _build(FolderSettings, content["folders"], path)
     return _build(DataSettings, content, path)
 
 

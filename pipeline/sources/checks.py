@@ -1,19 +1,20 @@
 """Looks at one case, voxels and header, and returns either what the index needs to know or why it cannot be used."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.imaging.nifti import read_nifti
-from pipeline.imaging.scans import Scan
+from pipeline.imaging.image_files import read_image, read_label_map
+from pipeline.imaging.scans import Picture, Scan
 from pipeline.records.cases import RawCase
 from pipeline.records.errors import InputError
 from pipeline.records.files import sha256_of_file
 from pipeline.records.findings import CHECKS, Finding, finding_from
+from pipeline.records.index import NO_ORIENTATION
 
 # Further than rounding to float32 or through a quaternion moves a voxel, and far below what a person could draw.
 AFFINE_TOLERANCE_MM = 0.01
@@ -37,33 +38,46 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """The result for one case. `facts` is None where an error leaves it out."""
+    """The result for one case. `facts` is None where an error leaves it out.
+
+    `channels` counts those of the image; `has_spacing`: the spacing is stated and not 1 mm for want of a better.
+    """
 
     case_id: str
     facts: CaseFacts | None
     findings: tuple[Finding, ...]
+    channels: int = 1
+    has_spacing: bool = True
 
 
-def check_case(case: RawCase, root: Path, *, labels: dict[str, int]) -> CheckedCase:
+def check_case(case: RawCase, root: Path, *, labels: dict[str, int], are_instances: bool = False,
+               spacing_mm: tuple[float, float] | None = None) -> CheckedCase:
     """Reads both files of a case and returns all faults found; with no error among them also the case's facts.
 
     Args:
         case: the pair.
         root: the dataset's folder; findings and facts name files relative to it.
         labels: the declared names and values.
+        are_instances: every value above 0 is an object of the one label.
+        spacing_mm: along x and y of pictures that do not state it.
     """
     if case.label is None:
         missing = CHECKS["no-label"].finding(_relative(case.image, root), case.case_id, found="no label map",
                                              wanted="an image with its label map")
         return CheckedCase(case.case_id, None, (missing,))
-    image, label = _read(case, case.image, root), _read(case, case.label, root)
+    image = _read(case, case.image, root, read_image)
+    label = _read(case, case.label, root, read_label_map)
     if isinstance(image, Finding) or isinstance(label, Finding):
         return CheckedCase(case.case_id, None, tuple(item for item in (image, label) if isinstance(item, Finding)))
+    if are_instances:
+        label = _as_one_label(label, *labels.values())
     findings = (*_faults_of_image(image, _relative(case.image, root), case.case_id),
                 *_faults_of_label(label, _relative(case.label, root), case.case_id, labels=labels),
                 *_faults_of_pair(image, label, _relative(case.label, root), case.case_id))
     is_sound = all(finding.severity == "warning" for finding in findings)
-    return CheckedCase(case.case_id, _facts(image, label, root, labels=labels) if is_sound else None, findings)
+    image = _with_spacing(image, spacing_mm)
+    return CheckedCase(case.case_id, _facts(image, label, root, labels=labels) if is_sound else None, findings,
+                       len(image.channels), image.picture is None or image.picture.has_spacing)
 
 
 def orphan_finding(path: Path, root: Path) -> Finding:
@@ -90,11 +104,24 @@ def orientation_of(affine: NDArray[np.float64]) -> str:
     return "".join(letters)
 
 
-def _read(case: RawCase, path: Path, root: Path) -> Scan | Finding:
+def _read(case: RawCase, path: Path, root: Path, read: Callable[[Path], Scan]) -> Scan | Finding:
     try:
-        return read_nifti(path)
+        return read(path)
     except InputError as error:
         return finding_from(error, _relative(path, root), case.case_id)
+
+
+def _as_one_label(label: Scan, value: int) -> Scan:
+    """Returns the map with all objects at one value; what is below 0, fractional or no number stays what it is."""
+    is_object = (label.array > 0) & (label.array == np.rint(label.array))
+    return replace(label, array=np.where(is_object, np.float32(value), label.array))
+
+
+def _with_spacing(image: Scan, spacing_mm: tuple[float, float] | None) -> Scan:
+    """Returns a picture that does not state its spacing with the dataset's, where that is known."""
+    if spacing_mm is None or image.picture is None or image.picture.has_spacing:
+        return image
+    return replace(image, affine=np.diag([-spacing_mm[0], -spacing_mm[1], 1.0, 1.0]), picture=Picture(has_spacing=True))
 
 
 def _faults_of_image(image: Scan, file: str, case_id: str) -> Iterator[Finding]:
@@ -103,7 +130,7 @@ def _faults_of_image(image: Scan, file: str, case_id: str) -> Iterator[Finding]:
     if wild:
         yield CHECKS["not-finite"].finding(file, case_id, found=f"{wild} voxels that are NaN or infinite",
                                            wanted="finite values")
-    elif image.array.min() == image.array.max():
+    elif (image.channels.min(axis=(1, 2, 3)) == image.channels.max(axis=(1, 2, 3))).all():
         yield CHECKS["constant-image"].finding(file, case_id, found=f"{image.array.flat[0]:g} in every voxel",
                                                wanted="an image")
 
@@ -132,11 +159,12 @@ def _faults_of_label(label: Scan, file: str, case_id: str, *, labels: dict[str, 
 
 
 def _faults_of_pair(image: Scan, label: Scan, file: str, case_id: str) -> Iterator[Finding]:
-    if image.array.shape != label.array.shape:
+    if image.grid_shape != label.grid_shape:
         yield CHECKS["shape-mismatch"].finding(file, case_id, found=f"{_size(label)} voxels",
                                                wanted=f"{_size(image)} as the image")
         return
-    apart_mm = _largest_displacement_mm(image, label)
+    # Pictures lie nowhere, and a mask rarely repeats the resolution of its image.
+    apart_mm = 0.0 if image.picture is not None else _largest_displacement_mm(image, label)
     if apart_mm > AFFINE_TOLERANCE_MM:
         yield CHECKS["affine-mismatch"].finding(file, case_id, found=f"a grid up to {apart_mm:.3g} mm from the image's",
                                                 wanted=f"at most {AFFINE_TOLERANCE_MM} mm")
@@ -144,6 +172,9 @@ def _faults_of_pair(image: Scan, label: Scan, file: str, case_id: str) -> Iterat
 
 def _doubts(scan: Scan, file: str, case_id: str) -> Iterator[Finding]:
     for warning in scan.warnings:
+        if scan.picture is not None:
+            yield CHECKS["alpha-dropped"].finding(file, case_id, found=warning, wanted="opaque pixels")
+            continue
         yield CHECKS["doubtful-header"].finding(file, case_id, found=warning, wanted="an unambiguous header")
 
 
@@ -164,11 +195,11 @@ def _counts(array: NDArray[np.float32]) -> dict[int, int]:
 
 def _facts(image: Scan, label: Scan, root: Path, *, labels: dict[str, int]) -> CaseFacts:
     counts = _counts(label.array)
-    x, y, z = image.array.shape
+    orientation = orientation_of(image.affine) if image.picture is None else NO_ORIENTATION
     # Nanometres are noise of float32 headers.
     dx, dy, dz = (round(spacing, 6) for spacing in image.spacing_mm)
-    return CaseFacts(image=_relative(image.path, root), label=_relative(label.path, root), shape=(x, y, z),
-                     spacing_mm=(dx, dy, dz), orientation=orientation_of(image.affine),
+    return CaseFacts(image=_relative(image.path, root), label=_relative(label.path, root), shape=image.grid_shape,
+                     spacing_mm=(dx, dy, dz), orientation=orientation,
                      label_voxels={name: counts.get(value, 0) for name, value in labels.items()},
                      image_sha256=sha256_of_file(image.path), label_sha256=sha256_of_file(label.path))
 
@@ -178,4 +209,4 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _size(scan: Scan) -> str:
-    return "x".join(str(extent) for extent in scan.array.shape)
+    return "x".join(str(extent) for extent in scan.grid_shape)

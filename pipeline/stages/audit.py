@@ -2,9 +2,11 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,9 +18,9 @@ from pipeline.records.audits import Audit, audit_as_markdown, summary_line
 from pipeline.records.cases import RawDataset
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
-from pipeline.records.findings import finding_from, write_findings
+from pipeline.records.findings import CHECKS, finding_from, write_findings
 from pipeline.records.folders import RAW, ExperimentFolders
-from pipeline.records.index import Index, IndexedCase, write_index
+from pipeline.records.index import ONE_CHANNEL, Index, IndexedCase, write_index
 from pipeline.records.settings import DataSettings, read_data_settings
 from pipeline.records.sides import declared_pairs
 from pipeline.records.splits import (
@@ -30,6 +32,9 @@ from pipeline.records.splits import (
 )
 from pipeline.sources.checks import CheckedCase, check_case, orphan_finding
 from pipeline.sources.layouts import read_dataset
+
+# The names of as many channels.
+CHANNELS = {1: ONE_CHANNEL, 3: ("red", "green", "blue")}
 
 
 def run(experiment: str) -> None:
@@ -65,9 +70,9 @@ def audit_dataset(settings: DataSettings, root: Path, *, where: Path) -> Audit:
         InputError: nothing is at `root`, it is not in the layout, or the pattern of patients does not fit.
     """
     _refuse_missing(root)
-    dataset = read_dataset(settings.layout, root)
+    dataset = read_dataset(settings.layout, root, settings.folders)
     patients = patients_by_case((case.case_id for case in dataset.cases), settings.patient, where=where)
-    checked = check_in_parallel(dataset)
+    checked = refuse_other_channels(check_in_parallel(dataset), dataset)
     orphans = [orphan_finding(path, root) for path in dataset.orphans]
     findings = (*orphans, *(finding for case in checked for finding in case.findings))
     try:
@@ -84,7 +89,8 @@ def check_in_parallel(dataset: RawDataset) -> list[CheckedCase]:
     Raises:
         InputError: ``worker-died``.
     """
-    check = partial(check_case, root=dataset.root, labels=dataset.labels)
+    check = partial(check_case, root=dataset.root, labels=dataset.labels, are_instances=dataset.are_instances,
+                    spacing_mm=dataset.spacing_mm)
     # As in `preprocess`: a server that only imported what it needs forks at once, and safely.
     context = get_context("forkserver")
     context.set_forkserver_preload(["pipeline.sources.checks"])
@@ -95,6 +101,18 @@ def check_in_parallel(dataset: RawDataset) -> list[CheckedCase]:
         except BrokenProcessPool as error:
             raise InputError(dataset.root, found="a reading process that was killed", wanted="enough memory",
                              remedy="close other programs or look for one huge scan", reason="worker-died") from error
+
+
+def refuse_other_channels(checked: Sequence[CheckedCase], dataset: RawDataset) -> list[CheckedCase]:
+    """Returns the cases, without the facts of sound ones whose images have other channels than most."""
+    counts = Counter(case.channels for case in checked if case.facts is not None)
+    if len(counts) < 2:
+        return list(checked)
+    usual = max(counts, key=lambda count: (counts[count], count))
+    images = {case.case_id: case.image.relative_to(dataset.root).as_posix() for case in dataset.cases}
+    return [case if case.facts is None or case.channels == usual else replace(case, facts=None, findings=(
+        *case.findings, CHECKS["other-channels"].finding(images[case.case_id], case.case_id, wanted=f"{usual} as most",
+                                                         found=f"{case.channels} channel(s)"))) for case in checked]
 
 
 def checked_settings(experiment: str) -> DataSettings:
@@ -137,8 +155,10 @@ def _index(dataset: RawDataset, checked: Sequence[CheckedCase], *, settings: Dat
     places = _places([patients[case_id] for case_id in sound], settings, where=where)
     cases = (IndexedCase(case_id=case_id, patient=patients[case_id], **places[patients[case_id]], **vars(facts))
              for case_id, facts in sorted(sound.items()))
+    used = [case for case in checked if case.facts is not None]
     return Index(settings.dataset, dataset.root.as_posix(), dataset.modality, dataset.licence, dataset.labels,
-                 tuple(cases), left_right)
+                 tuple(cases), left_right, CHANNELS[used[0].channels], are_pictures=dataset.are_pictures,
+                 are_instances=dataset.are_instances, has_spacing=all(case.has_spacing for case in used))
 
 
 def _places(patients: Sequence[str], settings: DataSettings, *, where: Path) -> dict[str, dict[str, Any]]:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pipeline import bundle
 from pipeline.engine.results import RunFacts, write_summary
 from pipeline.imaging.grids import AFFINE_ROUNDING_MM
-from pipeline.imaging.nifti import read_nifti
+from pipeline.imaging.image_files import read_label_map
 from pipeline.imaging.scans import Scan
 from pipeline.metrics import find_lesions, score_label, size_class, size_classes
 from pipeline.records.bundles import joint_digest, recorded_digests
 from pipeline.records.errors import InputError
 from pipeline.records.files import folder_written_aside, write_json
-from pipeline.records.folders import ExperimentFolders
+from pipeline.records.folders import ExperimentFolders, segmentation_in
 from pipeline.records.index import Index, IndexedCase, Split, main_split, read_index
 from pipeline.records.settings import CONFIGS, EvaluationSettings, read_evaluation_settings
 from pipeline.records.summaries import mean_of_defined, rank_cases
@@ -49,7 +49,7 @@ def run(experiment: str) -> None:
     with folder_written_aside(folders.predictions) as output_dir:
         segment = segment_out_of_fold if index.folds else _segment
         segment(folders.bundle, cases, output_dir=output_dir, index=index)
-        if not any(output_dir.glob("*/segmentation.nii.gz")):
+        if not any(segmentation_in(folder).is_file() for folder in output_dir.iterdir()):
             raise InputError(folders.bundle, found=f"all {len(cases)} scans failed", wanted="a bundle that segments",
                              remedy="the lines above say why; nothing was scored", reason="all-scans-lost")
         _leave_out_circumstances(output_dir)
@@ -106,19 +106,21 @@ def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index
     scores: list[CaseScore] = []
     lesions: list[LesionScore] = []
     for case in cases:
-        truth = read_nifti(Path(index.root) / case.label)
-        path = predictions / case.case_id / "segmentation.nii.gz"
-        prediction = read_nifti(path) if path.is_file() else None
+        truth = read_label_map(Path(index.root) / case.label)
+        # Of pictures the index alone knows the spacing.
+        spacing_mm = truth.spacing_mm if truth.picture is None else case.spacing_mm
+        path = segmentation_in(predictions / case.case_id)
+        prediction = read_label_map(path) if path.is_file() else None
         if prediction is not None:
             _check_same_grid(path, prediction, truth)
         for label, value in index.labels.items():
-            true_mask = _mask(truth, value)
+            true_mask = truth.array > 0 if index.are_instances else _mask(truth, value)
             predicted_mask = np.zeros_like(true_mask) if prediction is None else _mask(prediction, value)
-            score = score_label(true_mask, predicted_mask, spacing_mm=truth.spacing_mm)
+            score = score_label(true_mask, predicted_mask, spacing_mm=spacing_mm)
             row = CaseScore(case.case_id, case.patient, case.split, label, **asdict(score))
             scores.append(row if prediction is not None else _as_failed(row))
             if label in lesion_labels:
-                found = find_lesions(true_mask, predicted_mask, spacing_mm=truth.spacing_mm)
+                found = find_lesions(true_mask, predicted_mask, spacing_mm=spacing_mm)
                 lesions += [LesionScore(case.case_id, case.split, label, lesion.volume_ml, lesion.diameter_mm,
                                         *lesion.position, found=lesion.is_found) for lesion in found]
     return scores, lesions
@@ -209,7 +211,8 @@ def _mask(label_map: Scan, value: int) -> NDArray[np.bool_]:
 
 def _check_same_grid(path: Path, prediction: Scan, truth: Scan) -> None:
     same_shape = prediction.array.shape == truth.array.shape
-    if not same_shape or not np.allclose(prediction.affine, truth.affine, atol=AFFINE_ROUNDING_MM):
+    is_placed = truth.picture is None
+    if not same_shape or (is_placed and not np.allclose(prediction.affine, truth.affine, atol=AFFINE_ROUNDING_MM)):
         found = f"shape {prediction.array.shape}, affine {prediction.affine[:3].round(3).tolist()}"
         wanted = f"the truth's shape {truth.array.shape}, affine {truth.affine[:3].round(3).tolist()}"
         raise InputError(path, found=found, wanted=wanted, reason="other-grid",

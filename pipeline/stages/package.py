@@ -51,10 +51,11 @@ def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dic
     """Returns the part of the model card that is about this model: data, training, postprocessing, scores."""
     split = main_split(index)
     scores_of = metrics[split]
+    grid = f"{plan['spacing_mm']} mm" if index.has_spacing else "the pictures' own pixels, whose size is not known"
     lines = [
         f"\n## This model: {experiment}\n",
         f"- Data: {index.dataset} ({index.modality}), {index.counts} cases; licence: {index.licence}.",
-        f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {plan['spacing_mm']} mm; "
+        f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {grid}; "
         f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation'] * plan['processes']} patches.",
         *_about_ensemble(index, metrics),
         *([f"- {postprocessing}"] if postprocessing else []),

@@ -143,7 +143,7 @@ def decide(fingerprint: Fingerprint, index: Index, *, name: str, overrides: dict
     decisions = Decisions(given, "bundle.yaml")
     preset = decisions.make("preset", "standard", "the default")
     _decide_length(decisions, preset, f", for each of {index.folds} folds" if index.folds else "")
-    _decide_grid(decisions, fingerprint)
+    _decide_grid(decisions, fingerprint, index)
     _decide_network(decisions, fingerprint, preset=preset, classes=len(index.labels) + 1)
     labels = dict(sorted(index.labels.items(), key=lambda item: item[1]))
     _decide_meaning(decisions, fingerprint, index, name=name, labels=labels)
@@ -168,8 +168,10 @@ def _decide_length(decisions: Decisions, preset: str, whom: str) -> None:
     decisions.make("precision", None, "the schedule stage times what the device offers and is safe")
 
 
-def _decide_grid(decisions: Decisions, fingerprint: Fingerprint) -> None:
-    dims = decisions.make("spatial_dims", 3, "the default: whole volumes")
+def _decide_grid(decisions: Decisions, fingerprint: Fingerprint, index: Index) -> None:
+    decisions.make("channels", index.channels, "the dataset's")
+    flat = decisions.make("pictures", index.are_pictures, "the dataset's")
+    dims = decisions.make("spatial_dims", *((2, "the images are pictures") if flat else (3, "the default: volumes")))
     volumes = Decision(None, "a 3D network takes whole volumes")
     axis = decisions.take("slice_axis", typical_slice_axis(fingerprint) if dims == 2 else volumes)
     typical = typical_spacing_mm(fingerprint)
@@ -194,7 +196,8 @@ def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: s
     )
     planned = dict(zip(in_plane, topology.patch_size, strict=True))
     patch = decisions.make("patch_size", tuple(planned.get(i, 1) for i in range(3)), topology.why_patch)
-    definition = network_definition(architecture, topology, spatial_dims=dims, out_channels=classes, width=width)
+    definition = network_definition(architecture, topology, spatial_dims=dims, out_channels=classes, width=width,
+                                    in_channels=len(made["channels"].value))
     # One fact, one place.
     decisions.make("network_def", {**definition, "spatial_dims": "@spatial_dims"}, why_network(architecture, topology))
     patch_gib = memory_of_patch_gib(architecture, topology, patch_size=patch, width=width, out_channels=classes)
@@ -226,7 +229,8 @@ def _decide_meaning(
     decisions.make("model_name", name, "the experiment's name")
     foreground, count = fingerprint.foreground, len(fingerprint.cases)
     if foreground is None:
-        decisions.make("intensity", {"scheme": "z-score"}, f"{index.modality} intensities have no unit")
+        why = f"{index.modality} intensities have no unit{fingerprint.means}"
+        decisions.make("intensity", {"scheme": "z-score"}, why)
     else:
         decisions.make("intensity", {"scheme": "ct", **foreground},
                        f"CT: percentiles 0.5 and 99.5, mean and deviation inside the labels of {count} training cases")

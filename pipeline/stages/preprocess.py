@@ -26,6 +26,7 @@ class _Job:
     root: Path
     plan: Path
     labels: tuple[int, ...]
+    are_instances: bool
     target: Path
 
 
@@ -40,7 +41,7 @@ def run(experiment: str) -> None:
     context = get_context("forkserver")
     context.set_forkserver_preload(["pipeline.stages.preprocess"])
     with folder_written_aside(folders.cache) as aside, ProcessPoolExecutor(cpu_count(), mp_context=context) as pool:
-        jobs = [_Job(case, Path(index.root), folders.plan, values, aside) for case in cases]
+        jobs = [_Job(case, Path(index.root), folders.plan, values, index.are_instances, aside) for case in cases]
         try:
             arrived = pool.map(_preprocess, jobs)
             done = list(tqdm(arrived, total=len(jobs), desc="preprocess", unit="case", disable=None))
@@ -66,8 +67,10 @@ def _preprocess(job: _Job) -> CachedCase:
         raise input_error_behind(error) or error from None
     classes = np.zeros(max(job.labels) + 1, dtype=np.uint8)
     classes[list(job.labels)] = np.arange(1, len(job.labels) + 1)
-    image = np.asarray(sample["image"][0], dtype=np.float32)
-    label = classes[np.rint(np.asarray(sample["label"][0])).astype(np.int64)]
+    image = np.asarray(sample["image"], dtype=np.float32)
+    image = image[0] if len(image) == 1 else image
+    values = np.rint(np.asarray(sample["label"][0])).astype(np.int64)
+    label = (values > 0).astype(np.uint8) if job.are_instances else classes[values]
     digests = []
     for name, array in (("image", image), ("label", label)):
         path = job.target / f"{job.case.case_id}.{name}.npy"

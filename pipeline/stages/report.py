@@ -27,7 +27,7 @@ from pipeline.imaging.preview import Voxel
 from pipeline.metrics import size_class, size_classes
 from pipeline.records.bundles import WEIGHTS, batches_of_training, history_of_member, members_of, recorded_digests
 from pipeline.records.files import write_text
-from pipeline.records.folders import ExperimentFolders
+from pipeline.records.folders import ExperimentFolders, segmentation_in
 from pipeline.records.index import Index, Split, main_split, read_index
 from pipeline.records.lineage import package_versions
 from pipeline.records.plan import COMMENTS
@@ -73,6 +73,27 @@ class Picture:
     height: int
 
 
+@dataclass(frozen=True)
+class Units:
+    """What lengths and sizes are given in; `a_ml` of `size` are a millilitre, a picture being 1 mm thick."""
+
+    length: str = "mm"
+    size: str = "mL"
+    a_ml: float = 1.0
+    digits: int = 3
+
+    def shown(self, volume_ml: float, digits: int) -> str:
+        """Returns a size for people."""
+        return _score(volume_ml * self.a_ml, min(digits, self.digits))
+
+
+def units_of(index: Index) -> Units:
+    """Returns millimetres and millilitres; of pictures an area, and pixels where nobody knows their spacing."""
+    if not index.are_pictures:
+        return Units()
+    return Units(size="mm²", a_ml=1000.0) if index.has_spacing else Units("pixels", "pixels", 1000.0, 0)
+
+
 def run(experiment: str) -> None:
     """Writes the report of one experiment, the same bytes for the same results.
 
@@ -84,7 +105,8 @@ def run(experiment: str) -> None:
     environment = Environment(loader=PackageLoader("pipeline.stages", "."), undefined=StrictUndefined,
                               autoescape=lambda name: bool(name) and ".html" in str(name),
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": _score, "signed_percent": _signed_percent, "plain": _plain_text}
+    environment.filters |= {"score": _score, "signed_percent": _signed_percent, "plain": _plain_text,
+                            "size": content["units"].shown}
     for name, template in (("index.html", "report.html.j2"), ("report.md", "report.md.j2")):
         write_text(folders.report / name, environment.get_template(template).render(content))
     print(f"report: {folders.report / 'index.html'}")
@@ -98,7 +120,8 @@ def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, An
     main = main_split(index)
     histories = [history_of_member(folders.bundle, fold) for fold in members_of(folders.bundle / WEIGHTS)]
     return {
-        "experiment": experiment, "index": index, "metrics": read_metrics(folders.metrics), "main": main,
+        "experiment": experiment, "index": index, "units": units_of(index),
+        "metrics": read_metrics(folders.metrics), "main": main,
         "kind": "test" if main == "test" else "out-of-fold",
         "rows": sorted(scores, key=lambda row: (math.isnan(row.dice), row.dice, row.case_id, row.label)),
         **_content_of_scored(index, settings, folders, main=main,
@@ -132,7 +155,8 @@ def _content_of_scored(index: Index, settings: EvaluationSettings, folders: Expe
                            kind="test" if main == "test" else "out-of-fold"),
         "dice_groups": [(summary, [row for row in defined if row.label == summary.label]) for summary in labels],
         "dice_axis": axis_over([row.dice for row in defined] + [1.0]),
-        "sizes": {label: _sizes([lesion for lesion in lesions if lesion.label == label], settings.lesion_diameters_mm)
+        "sizes": {label: _sizes([lesion for lesion in lesions if lesion.label == label], settings.lesion_diameters_mm,
+                                units_of(index))
                   for label in settings.lesion_labels},
         "is_flat": all(case.shape[2] == 1 for case in index.cases),
         "outline_colours": {"truth": TRUTH, "prediction": PREDICTION, "both at one place": AGREEMENT},
@@ -171,13 +195,13 @@ def _curves(points: tuple[TrainingPoint, ...], folds: list[tuple[TrainingPoint, 
     }
 
 
-def _sizes(lesions: list[LesionScore], edges_mm: tuple[float, ...]) -> list[tuple[str, int, int]]:
+def _sizes(lesions: list[LesionScore], edges_mm: tuple[float, ...], units: Units) -> list[tuple[str, int, int]]:
     """Returns (size class, lesions found, lesions) of the classes that have lesions, smallest first."""
     rows = []
     for name in size_classes(edges_mm):
         group = [lesion.found for lesion in lesions if size_class(lesion.diameter_mm, edges_mm) == name]
         if group:
-            rows.append((name, sum(group), len(group)))
+            rows.append((name.replace("mm", units.length), sum(group), len(group)))
     return rows
 
 
@@ -188,19 +212,20 @@ def _pictures(ranked: tuple[CaseSummary, ...], missed: list[LesionScore], *, ind
 
     def comparison(case_id: str) -> Comparison:
         root, case = Path(index.root), cases[case_id]
-        return read_comparison(root / case.image, root / case.label, prediction=_segmentation(predictions, case_id))
+        return read_comparison(root / case.image, root / case.label, are_instances=index.are_instances,
+                               prediction=segmentation_in(predictions / case_id))
 
     def drawn(case_id: str, text: str, centre_of: Callable[[Comparison], Voxel]) -> Picture:
         shown = comparison(case_id)
         return _picture(case_id, text, draw_comparison(shown, centre_of(shown)))
 
     worst, best = worst_and_best(ranked, count)
-    lost = [lesion for lesion in missed if _segmentation(predictions, lesion.case_id).is_file()][:count]
+    lost = [lesion for lesion in missed if segmentation_in(predictions / lesion.case_id).is_file()][:count]
     return {
         "worst": [drawn(case.case_id, _dice_by_label(case), attrgetter("widest_disagreement")) for case in worst],
         "best": [drawn(case.case_id, _dice_by_label(case), attrgetter("widest_truth")) for case in best],
         "missed_pictures": [
-            drawn(lesion.case_id, f"missed: {lesion.label} of {lesion.diameter_mm:.1f} mm, {lesion.volume_ml:.2f} mL",
+            drawn(lesion.case_id, _missed(lesion, units_of(index)),
                   methodcaller("voxel_in_ras_order", (lesion.x, lesion.y, lesion.z))) for lesion in lost],
     }
 
@@ -219,8 +244,9 @@ def _picture(case_id: str, text: str, rgb: NDArray[np.uint8]) -> Picture:
     return Picture(case_id, text, f"data:image/png;base64,{encoded}", width, height)
 
 
-def _segmentation(predictions: Path, case_id: str) -> Path:
-    return predictions / case_id / "segmentation.nii.gz"
+def _missed(lesion: LesionScore, units: Units) -> str:
+    size = f"{units.shown(lesion.volume_ml, 2)} {units.size}"
+    return f"missed: {lesion.label} of {lesion.diameter_mm:.1f} {units.length}, {size}"
 
 
 def _dice_by_label(case: CaseSummary) -> str:
@@ -235,6 +261,9 @@ def _facts(index: Index) -> dict[str, str]:
         ends = [(f"{min(column):g}", f"{max(column):g}") for column in columns]
         return " × ".join(low if low == high else f"{low} to {high}" for low, high in ends)
 
+    if index.are_pictures:
+        spacing = f"{ranges('spacing_mm')} mm" if index.has_spacing else "not stated"
+        return {"Shape": f"{ranges('shape')} pixels", "Channels": ", ".join(index.channels), "Spacing": spacing}
     orientations = sorted({case.orientation for case in index.cases})
     return {"Shape": f"{ranges('shape')} voxels", "Spacing": f"{ranges('spacing_mm')} mm",
             "Axes point": ", ".join(orientations)}
