@@ -69,5 +69,5 @@ def sentence_on(choice: dict[str, Any]) -> str:
         return f"{what}, as bundle.yaml says."
     if not chosen:
         return f"{what}: to drop any was not worth it on {choice['cases']} validation cases."
-    gains = ", ".join(f"{evidence[name]['dice_before']:.3f} to {evidence[name]['dice_after']:.3f}" for name in chosen)
+    gains = ", ".join(f"{evidence[name]['dice_before']:.4f} to {evidence[name]['dice_after']:.4f}" for name in chosen)
     return f"{what}: on {choice['cases']} validation cases, which chose it, the mean Dice rose from {gains}."
