@@ -45,8 +45,9 @@ check: setup ## ruff, mypy --strict, import rules
 	mypy
 	lint-imports
 
+# A worker for each core, of one thread: more would wait for each other. What a file sets up is set up once.
 test: check ## checks and tests
-	pytest
+	OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
 
 wheel: setup ## the project's wheel, into dist/
 	python -m build --wheel --outdir dist .
