@@ -6,6 +6,7 @@ from monai.inferers import sliding_window_inference
 from monai.networks.nets import UNet
 
 from pipeline.engine.inferers import WindowInferer
+from pipeline.engine.windows import window_weights
 from pipeline.records.errors import InputError
 
 
@@ -51,6 +52,17 @@ def test_exact_is_what_monai_gives(shape: tuple[int, ...]) -> None:
                                           padding_mode="replicate")
         ours = WindowInferer((16, 16, 16), slice_axis=None)(volume, unet(3))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_gradients_flow_although_an_inference_had_windows_of_that_size_first() -> None:
+    volume, network, inferer = torch.rand(1, 1, 9, 10, 8), unet(3), WindowInferer((8, 8, 8), slice_axis=None)
+    window_weights.cache_clear()
+    with torch.inference_mode():
+        first = inferer(volume, network)
+    second = inferer(volume, network)
+    torch.testing.assert_close(second, first)
+    second.sum().backward()
+    assert all(bool(parameter.grad.abs().sum() > 0) for parameter in network.parameters() if parameter.ndim > 1)
 
 
 def test_slices_are_what_monai_gives_for_each() -> None:

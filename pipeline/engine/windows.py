@@ -106,6 +106,7 @@ def _cube_means(image: torch.Tensor, edges: Sequence[int]) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # kept beyond the mode of who asks first: its tensors fail where gradients flow
 def window_weights(window: tuple[int, ...]) -> torch.Tensor:
     """Returns the Gaussian weights of a window's voxels, as MONAI's sliding window has them."""
     weights = compute_importance_map(window, mode="gaussian", sigma_scale=0.125, device="cpu", dtype=torch.float32)
