@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data.utils import dense_patch_slices
 
-from pipeline.engine.windows import body_box, fitted_window, place_windows, window_starts
+from pipeline.engine.windows import body_box, divide_by_weights, fitted_window, place_windows, window_starts
 
 
 @pytest.mark.parametrize(("shape", "window", "overlap"), [
@@ -28,6 +28,21 @@ def test_windows_cover_the_axis_and_overlap_enough(size: int, window: int, overl
     steps = np.diff(starts)
     assert (steps > 0).all()
     assert (steps <= max(1, window * (1 - overlap))).all()
+
+
+@pytest.mark.parametrize("evenly", [True, False])
+@pytest.mark.parametrize(("shape", "window"), [
+    ((37, 20, 9), (8, 8, 4)), ((20, 8, 5), (8, 8, 1)), ((8, 4, 8), (8, 4, 8)),
+])
+def test_weights_are_divided_out(shape: tuple[int, int, int], window: tuple[int, int, int], evenly: bool) -> None:
+    weights, starts = torch.rand(window) + 0.1, place_windows(shape, window, overlap=0.5, evenly=evenly)
+    values = torch.rand(2, *shape)
+    total = torch.zeros(2, *shape)
+    for start in starts:
+        place = tuple(slice(first, first + edge) for first, edge in zip(start, window, strict=True))
+        total[(slice(None), *place)] += values[(slice(None), *place)] * weights
+    divide_by_weights(total, starts, weights)
+    torch.testing.assert_close(total, values)
 
 
 @pytest.mark.parametrize(("shape", "fitted"), [

@@ -13,7 +13,14 @@ from torch.nn import functional
 from pipeline.engine.memory import room_for
 from pipeline.engine.mirroring import Mirrors
 from pipeline.engine.speeds import reduced_dtype, speed_named
-from pipeline.engine.windows import Start, body_box, fitted_window, place_windows, window_weights
+from pipeline.engine.windows import (
+    Start,
+    body_box,
+    divide_by_weights,
+    fitted_window,
+    place_windows,
+    window_weights,
+)
 from pipeline.records.errors import InputError
 
 Network = Callable[..., torch.Tensor]
@@ -90,20 +97,17 @@ class WindowInferer(Inferer):
         """Returns logits ``(classes, x, y, z)`` of one ``(channel, x, y, z)``."""
         window = self._window(volume.shape[1:])
         padded, inner = _padded(volume, window)
-        total, weight_sum, weights = None, None, window_weights(window)
+        total, weights = None, window_weights(window)
         starts = place_windows(padded.shape[1:], window, overlap=self.overlap, evenly=self.speed.fits_windows)
         for start, scores in self._scores(padded, starts, window, forward):
-            if total is None or weight_sum is None:
-                room = room_for(padded, len(scores) + 1)
+            if total is None:
+                room = room_for(padded, len(scores))
                 total = torch.zeros(len(scores), *padded.shape[1:], device=room)
-                weight_sum = torch.zeros(padded.shape[1:], device=room)
-                weights = window_weights(window).to(room)
+                weights = weights.to(room)
             place = tuple(slice(first, first + edge) for first, edge in zip(start, window, strict=True))
             total[(slice(None), *place)].addcmul_(scores.to(total.device), weights)
-            weight_sum[place] += weights
         assert total is not None, "there is at least one window"
-        assert weight_sum is not None
-        total /= weight_sum
+        divide_by_weights(total, starts, weights)
         if not torch.isfinite(total.sum()):
             raise InputError("scan", found="class scores that are not finite", wanted="numbers",
                              remedy="try --speed exact; if that fails too, the weights are damaged",

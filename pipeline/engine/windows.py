@@ -23,6 +23,8 @@ BODY_MARGIN = 8
 # The body is looked for in cubes of so many voxels, whose mean is not misled by noise.
 BODY_CUBE = 4
 PERCENTILE_SAMPLES = 500_000
+# So many planes at once are divided by their weights, which are never held for the whole volume.
+PLANES = 16
 
 Start = tuple[int, ...]
 
@@ -111,3 +113,29 @@ def window_weights(window: tuple[int, ...]) -> torch.Tensor:
     """Returns the Gaussian weights of a window's voxels, as MONAI's sliding window has them."""
     weights = compute_importance_map(window, mode="gaussian", sigma_scale=0.125, device="cpu", dtype=torch.float32)
     return torch.as_tensor(weights).reshape(window)
+
+
+def divide_by_weights(total: torch.Tensor, starts: Sequence[Start], weights: torch.Tensor) -> None:
+    """Divides the weighted sum ``(classes, x, y, z)`` of all windows by the sum of their weights, in place.
+
+    Args:
+        total: of windows at `starts`, each times `weights`.
+        starts: from `place_windows`: every combination of those along each axis.
+        weights: of a window's voxels, on the same device.
+    """
+    along_x, along_y, along_z = (sorted(set(along)) for along in zip(*starts, strict=True))
+    size_x, size_y, size_z = total.shape[1:]
+    laid = _laid(weights, 0, along_x, size_x)
+    for first in range(0, size_x, PLANES):
+        planes = slice(first, first + PLANES)
+        total[:, planes] /= _laid(_laid(laid[planes], 1, along_y, size_y), 2, along_z, size_z)
+
+
+def _laid(weights: torch.Tensor, axis: int, starts: Sequence[int], size: int) -> torch.Tensor:
+    """Returns the sum of `weights` laid at each start along one axis, which is then `size` long."""
+    shape, edge = list(weights.shape), weights.shape[axis]
+    shape[axis] = size
+    result = weights.new_zeros(shape)
+    for start in starts:
+        result.narrow(axis, start, edge).add_(weights)
+    return result
