@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.engine.allocator import give_back_freed_memory
 from pipeline.engine.components import keep_largest
 from pipeline.engine.conveyor import conveyed
 from pipeline.engine.earlier import EarlierResults, free_folder, state_of
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 IMAGE = "image"
 # Of three scans in flight, with what is made of each.
 COPIES_OF_SCAN = 6
+# Of a scan of so many bytes and more, what a phase has freed is not kept for the next: it would add up.
+LARGE_SCAN_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -184,16 +187,21 @@ class ScanRun:
 
     def _found(self, data: dict[str, Any], seconds: dict[str, float]) -> Segmented:
         scan: Scan = data[f"{IMAGE}_scan"]
+        is_large = scan.array.nbytes >= LARGE_SCAN_BYTES
         with _timed(seconds, "preprocess"):
             for step in self.method.steps:
                 data = step(data)
+        if is_large:
+            give_back_freed_memory()
         with _timed(seconds, "network"):
             inputs = data.pop(IMAGE)[None].to(self.method.device)
             inferer: Any = self.method.inferer
             if not self.method.may_mirror(scan):
                 inferer = inferer.without_mirrors()
             logits = torch.as_tensor(inferer(inputs, self.method.network))[0].float()
-            del inputs  # what follows is the moment when most memory is taken
+            del inputs
+        if is_large:
+            give_back_freed_memory()
         regrid = data[f"{IMAGE}_regrid"]
         if logits.shape != (len(self.method.names.values) + 1, *regrid.shape):
             raise RuntimeError(f"network output {tuple(logits.shape)} does not fit {len(self.method.names.values)} "

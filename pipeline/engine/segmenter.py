@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pipeline.engine.allocator import give_back_freed_memory, keep_freed_memory
 from pipeline.engine.earlier import EarlierResults, find_earlier
 from pipeline.engine.outputs import LabelNames, OutputSettings
 from pipeline.engine.results import SUMMARY, RunFacts, ScanResult, line_of, write_summary
@@ -116,6 +117,7 @@ class Segmenter:
         run = ScanRun(method, output_dir, find_earlier(output_dir) if self.resume else EarlierResults({}))
         facts = RunFacts(method.model.digest, len(found.scans) + len(found.refused), found.set_aside,
                          list(method.names.values))
+        keep_freed_memory()
         results = [_refused(refused) for refused in found.refused]
         for result in results:
             tqdm.write(line_of(result))
@@ -133,6 +135,7 @@ class Segmenter:
             # An interruption comes between a scan that was finished and its line.
             results += [result for result in run.finished if result not in results]
             write_summary(output_dir, results, facts)
+            give_back_freed_memory()  # a service waits for hours between two scans
         return results
 
     def load(self) -> Method:
