@@ -95,3 +95,17 @@ def test_memory_order_is_kept_whatever_it_is(axis: int) -> None:
         expected = torch.tensordot(turned, matrix, dims=([axis], [1])).movedim(-1, axis)
         torch.testing.assert_close(found, expected)
         assert np.argsort(found.stride()).tolist() == np.argsort(turned.stride()).tolist()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_axis_longer_than_a_band_is_interpolated_as_a_whole(order: tuple[int, ...], axis: int) -> None:
+    scan = volume((70, 50, 90)).permute(order)
+    # Backwards, as along a flipped axis, and far more rows than are multiplied at once.
+    positions = np.linspace(scan.shape[axis] - 1, 0, 133)
+    found = interpolate(scan, axis, interpolation_matrix(positions, scan.shape[axis]))
+    lower = np.minimum(np.floor(positions).astype(int), scan.shape[axis] - 2)
+    share = torch.from_numpy(positions - lower).reshape([-1 if i == axis else 1 for i in range(3)])
+    wanted = scan.index_select(axis, torch.from_numpy(lower)) * (1 - share) \
+        + scan.index_select(axis, torch.from_numpy(lower + 1)) * share
+    torch.testing.assert_close(found, wanted.float(), rtol=0, atol=1e-6)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 SPACING_ROUNDING_MM = 1e-3
 # Decimals of a size in voxels that are trusted when it is rounded: 3e-8 in an affine must not decide it.
 SIZE_DECIMALS = 4
+# Rows of a matrix that are multiplied at once, with no other columns than they weigh: nearly all others are zero.
+BAND = 32
 
 
 @dataclass(frozen=True)
@@ -127,13 +129,18 @@ def interpolate(volume: torch.Tensor, axis: int, matrix: torch.Tensor) -> torch.
     order = sorted(range(volume.ndim), key=lambda other: -volume.stride(other))
     dense = volume.permute(order)
     place = order.index(axis)
-    if place == volume.ndim - 1:
-        product = dense @ matrix.T
-    else:
-        flat = dense.reshape(*dense.shape[: place + 1], -1)
-        product = (matrix @ flat).reshape(*dense.shape[:place], matrix.shape[0], *dense.shape[place + 1 :])
+    is_last = place == volume.ndim - 1
+    flat = dense.reshape(-1, dense.shape[-1]) if is_last else dense.reshape(*dense.shape[: place + 1], -1)
+    along = flat.ndim - 1 if is_last else place
+    product = flat.new_empty([len(matrix) if i == along else size for i, size in enumerate(flat.shape)])
+    for first in range(0, len(matrix), BAND):
+        rows = matrix[first : first + BAND]
+        columns = torch.nonzero(rows.any(dim=0)).flatten()
+        low, high = int(columns[0]), int(columns[-1]) + 1
+        band, part = rows[:, low:high], flat.narrow(along, low, high - low)
+        product.narrow(along, first, len(rows)).copy_(part @ band.T if is_last else band @ part)
     back = [order.index(other) for other in range(volume.ndim)]
-    return product.permute(back)
+    return product.reshape([len(matrix) if i == place else size for i, size in enumerate(dense.shape)]).permute(back)
 
 
 def _three(values: Sequence[object]) -> tuple:  # type: ignore[type-arg]
