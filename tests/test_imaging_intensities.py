@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.imaging.intensities import robust_range, unusual_intensities
+from pipeline.imaging.intensities import robust_range, samples_of, unusual_intensities
 
 TRAINED = (-1000.0, 1000.0)
 CT = np.linspace(-1000, 1000, 1001)
@@ -24,3 +24,13 @@ def test_the_range_leaves_out_half_a_percent_at_each_end() -> None:
 ])
 def test_ct_in_other_units_is_doubted(array: np.ndarray, is_doubted: bool) -> None:
     assert bool(list(unusual_intensities(array, TRAINED))) == is_doubted
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
+def test_voxels_of_a_turned_view_are_sampled_where_they_lie(axes: tuple[int, ...], flips: tuple[int, ...]) -> None:
+    scan = np.arange(11 * 13 * 17).reshape(11, 13, 17)
+    view = scan.transpose(axes)[tuple(slice(None, None, flip) for flip in flips)]
+    samples = samples_of(view, 100)
+    assert samples.tolist() == samples_of(scan, 100).tolist()
+    assert np.shares_memory(samples, scan)

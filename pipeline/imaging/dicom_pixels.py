@@ -24,6 +24,7 @@ from pydicom.pixels import apply_modality_lut
 from pipeline.imaging.dicom_codecs import UndecodableError, decode_frame
 from pipeline.imaging.dicom_elements import BIG_ENDIAN, DEFLATED, inflate
 from pipeline.imaging.dicom_slices import PixelFormat, SliceHeader
+from pipeline.imaging.voxels import unset_voxels
 from pipeline.records.errors import InputError
 
 # As float32; a body in half-millimetre voxels. A header may declare a thousand times as much in a few bytes.
@@ -48,7 +49,7 @@ def read_planes(where: Path, slices: Sequence[SliceHeader]) -> NDArray[np.float3
     """
     rows, columns = slices[0].rows, slices[0].columns
     check_size(where, (columns, rows, len(slices)))
-    array = np.empty((len(slices), rows, columns), dtype=np.float32)
+    array = unset_voxels(len(slices) * rows * columns).reshape(len(slices), rows, columns)
     # Grouped by file and in its order: a multi-frame file is opened and walked through once.
     places = sorted(range(len(slices)), key=lambda at: (str(slices[at].path), slices[at].frame or 0))
     for path, group in groupby(places, key=lambda at: slices[at].path):

@@ -27,8 +27,9 @@ def sample_step(shape: Sequence[int], count: int) -> int:
 
 
 def samples_of(array: NDArray[np.generic], count: int) -> NDArray[np.generic]:
-    """Returns about `count` voxels spread over the array."""
-    return array.ravel(order="K")[:: sample_step(array.shape, count)]
+    """Returns about `count` voxels spread over the array, which is not copied, however it is turned or flipped."""
+    forwards = array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)]
+    return forwards.ravel(order="K")[:: sample_step(array.shape, count)]
 
 
 def robust_range(array: NDArray[np.floating[Any]]) -> tuple[float, float]:
