@@ -33,7 +33,9 @@ def plan_for(index: Index, **overrides: Any) -> Plan:
     (SILENT, {"mirror_axes": [1, 2]}, (1, 2), ()),
     (SYMMETRIC, {"mirror_axes": [0, 1]}, (0, 1), ()),
     (PAIRED, {"mirror_axes": []}, (), ((4, 7),)),
-    (replace(SILENT, modality="SM"), {}, (), ()),
+    (replace(SILENT, modality="SM"), {}, (0, 1), ()),
+    (replace(SILENT, modality="GM"), {"spatial_dims": 2, "slice_axis": 1}, (0,), ()),
+    (replace(SILENT, modality="GM"), {"mirror_axes": []}, (), ()),
     (replace(SILENT, modality="SM"), {"mirror_axes": [0, 1]}, (0, 1), ()),
 ])
 def test_axes_that_are_mirrored(

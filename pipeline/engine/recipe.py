@@ -9,6 +9,8 @@ from pipeline.records.index import Index
 from pipeline.records.plan import Plan
 from pipeline.records.sides import LEFT_RIGHT, WITHOUT_SIDES
 
+IN_PICTURE = (0, 1)  # the axes of a picture, and of a volume's slices across z
+
 
 def decide_loss(decisions: Decisions) -> None:
     """Decides the loss and, of the one that has it, the weight of recall."""
@@ -28,7 +30,10 @@ def decide_mirroring(decisions: Decisions, index: Index) -> None:
     """Decides along which axes training mirrors, and which label values exchange where left and right do."""
     pairs, slice_axis = index.left_right, decisions.made["slice_axis"].value
     axes: tuple[int, ...] = ()
-    if pairs is None:
+    if pairs is None and index.modality in WITHOUT_SIDES:
+        axes = tuple(axis for axis in IN_PICTURE if axis != slice_axis)
+        why = "microscopy: a slide lies any way round"
+    elif pairs is None:
         why = "data.yaml declares no `left_right`: the mirror image of a patient is another patient"
     elif slice_axis == LEFT_RIGHT:
         why = "slices across left and right do not show them"
