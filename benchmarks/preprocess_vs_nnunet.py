@@ -1,0 +1,125 @@
+"""From raw scans to what training reads: Segline's stages against `nnUNetv2_plan_and_preprocess`, start-up included.
+
+    python benchmarks/preprocess_vs_nnunet.py --data data/raw/hippocampus --index work/hippocampus_3d/index.json \\
+      --nnunet VENV/bin/python [--rounds 3] [--folder DIR]
+
+Both sides work on the index's training and validation cases with two processes: nnU-Net takes its fingerprint, plans
+and preprocesses `3d_fullres`; Segline audits (every voxel of image and label is read and checked, which nnU-Net leaves
+to an option), plans and preprocesses. Then Segline preprocesses a quarter of the cases alone: the memory of its largest
+process tells whether it grows with their number.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+from infer_vs_nnunet import DATASET, lay_out, run_nnunet
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENT = "hippocampus_3d"
+STAGES = ("audit", "plan", "preprocess")
+# Runs one stage and prints the peak memory, in KiB, of the largest of its processes.
+MEASURED = ("import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'pipeline', *sys.argv[1:]], "
+            "check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+
+
+def without_test_cases(index: Path, data: Path, folder: Path) -> tuple[Path, Path]:
+    """Returns a dataset and its index that lack the test cases, which Segline does not preprocess."""
+    content = json.loads(index.read_text())
+    content["cases"] = [case | {"split": "train"} for case in content["cases"] if case["split"] != "test"]
+    target = folder / "data"
+    shutil.rmtree(target, ignore_errors=True)
+    for case in content["cases"]:
+        for kind in ("image", "label"):
+            path = target / case[kind]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to((data / case[kind]).resolve())
+    described = json.loads((data / "dataset.json").read_text())
+    described["training"] = [{kind: case[kind] for kind in ("image", "label")} for case in content["cases"]]
+    described["numTraining"], described["test"], described["numTest"] = len(content["cases"]), [], 0
+    (target / "dataset.json").write_text(json.dumps(described))
+    (folder / "index.json").write_text(json.dumps(content))
+    return target, folder / "index.json"
+
+
+def copied_project(folder: Path, data: Path) -> Path:
+    """Returns a copy of the project in which the experiment's dataset is `data`, none of it set aside for tests."""
+    import yaml
+
+    project = folder / "project"
+    shutil.rmtree(project, ignore_errors=True)
+    for name in ("bundles", f"configs/{EXPERIMENT}"):
+        shutil.copytree(ROOT / name, project / name)
+    for name in ("dvc.yaml", "requirements.lock"):
+        shutil.copyfile(ROOT / name, project / name)
+    (project / "pipeline").symlink_to(ROOT / "pipeline")
+    config = project / f"configs/{EXPERIMENT}/data.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["split"] = content["split"] | {"test": 0.0}
+    config.write_text(yaml.safe_dump(content))
+    (project / "data/raw").mkdir(parents=True)
+    (project / "data/raw" / content["dataset"]).symlink_to(data.resolve())
+    return project
+
+
+def run_segline(project: Path) -> dict[str, float]:
+    """Returns the seconds of each stage."""
+    seconds = {}
+    for stage in STAGES:
+        start = perf_counter()
+        subprocess.run([sys.executable, "-m", "pipeline", stage, "--experiment", EXPERIMENT], cwd=project, check=True,
+                       stdout=sys.stderr)
+        seconds[stage] = perf_counter() - start
+    return seconds
+
+
+def peak_mib(project: Path, *, share: float) -> tuple[int, float]:
+    """Returns how many cases this share of the index is, and the peak memory of the largest process on them."""
+    path = project / f"work/{EXPERIMENT}/index.json"
+    whole = path.read_text()
+    content = json.loads(whole)
+    content["cases"] = content["cases"][: round(share * len(content["cases"]))]
+    path.write_text(json.dumps(content))
+    output = subprocess.run([sys.executable, "-c", MEASURED, "preprocess", "--experiment", EXPERIMENT], cwd=project,
+                            check=True, capture_output=True, text=True).stdout
+    path.write_text(whole)
+    return len(content["cases"]), int(output.split()[-1]) / 1024
+
+
+def main() -> None:
+    """Runs both sides in turn, round by round."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--index", type=Path, required=True)
+    parser.add_argument("--nnunet", required=True, help="the Python that has nnU-Net v2")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        data, index = without_test_cases(arguments.index, arguments.data, folder)
+        lay_out(data, index, folder)
+        project = copied_project(folder, data)
+        peer, own = [], []
+        for _ in range(arguments.rounds):
+            shutil.rmtree(folder / "preprocessed" / DATASET, ignore_errors=True)
+            peer.append(run_nnunet(arguments.nnunet, folder, "plan_and_preprocess_entry", "-d", "4", "-c",
+                                   "3d_fullres", "-npfp", "2", "-np", "2"))
+            own.append(run_segline(project))
+        theirs, ours = statistics.median(peer), statistics.median(sum(one.values()) for one in own)
+        print(f"nnUNetv2_plan_and_preprocess {theirs:.1f} s; Segline {ours:.1f} s "
+              f"({', '.join(f'{stage} {own[-1][stage]:.1f}' for stage in STAGES)}): {theirs / ours:.2f} times as fast")
+        for share in (0.25, 1.0):
+            count, mib = peak_mib(project, share=share)
+            print(f"Segline's largest process on {count} cases: {mib:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
