@@ -3,10 +3,10 @@
     python benchmarks/preprocess_vs_nnunet.py --data data/raw/hippocampus --index work/hippocampus_3d/index.json \\
       --nnunet VENV/bin/python [--rounds 3] [--folder DIR]
 
-Both sides work on the index's training and validation cases with two processes: nnU-Net takes its fingerprint, plans
-and preprocesses `3d_fullres`; Segline audits (every voxel of image and label is read and checked, which nnU-Net leaves
-to an option), plans and preprocesses. Then Segline preprocesses a quarter of the cases alone: the memory of its largest
-process tells whether it grows with their number.
+Both sides prepare the index's training and validation cases with two processes: nnU-Net takes its fingerprint, plans
+and preprocesses `3d_fullres`; Segline audits (it reads and checks every image and label, those of the test cases too),
+plans and preprocesses. Then Segline preprocesses a quarter of the cases alone: the memory of its largest process tells
+whether it grows with their number.
 """
 
 import argparse
@@ -29,29 +29,17 @@ MEASURED = ("import resource, subprocess, sys; subprocess.run([sys.executable, '
             "check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
 
 
-def without_test_cases(index: Path, data: Path, folder: Path) -> tuple[Path, Path]:
-    """Returns a dataset and its index that lack the test cases, which Segline does not preprocess."""
+def lay_out_for_training(data: Path, index: Path, folder: Path) -> None:
+    """Gives nnU-Net as training cases what Segline preprocesses: those for training and for validation."""
     content = json.loads(index.read_text())
     content["cases"] = [case | {"split": "train"} for case in content["cases"] if case["split"] != "test"]
-    target = folder / "data"
-    shutil.rmtree(target, ignore_errors=True)
-    for case in content["cases"]:
-        for kind in ("image", "label"):
-            path = target / case[kind]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to((data / case[kind]).resolve())
-    described = json.loads((data / "dataset.json").read_text())
-    described["training"] = [{kind: case[kind] for kind in ("image", "label")} for case in content["cases"]]
-    described["numTraining"], described["test"], described["numTest"] = len(content["cases"]), [], 0
-    (target / "dataset.json").write_text(json.dumps(described))
-    (folder / "index.json").write_text(json.dumps(content))
-    return target, folder / "index.json"
+    changed = folder / "index.json"
+    changed.write_text(json.dumps(content))
+    lay_out(data, changed, folder)
 
 
 def copied_project(folder: Path, data: Path) -> Path:
-    """Returns a copy of the project in which the experiment's dataset is `data`, none of it set aside for tests."""
-    import yaml
-
+    """Returns a copy of the project in which the experiment's dataset is `data`."""
     project = folder / "project"
     shutil.rmtree(project, ignore_errors=True)
     for name in ("bundles", f"configs/{EXPERIMENT}"):
@@ -59,12 +47,8 @@ def copied_project(folder: Path, data: Path) -> Path:
     for name in ("dvc.yaml", "requirements.lock"):
         shutil.copyfile(ROOT / name, project / name)
     (project / "pipeline").symlink_to(ROOT / "pipeline")
-    config = project / f"configs/{EXPERIMENT}/data.yaml"
-    content = yaml.safe_load(config.read_text())
-    content["split"] = content["split"] | {"test": 0.0}
-    config.write_text(yaml.safe_dump(content))
     (project / "data/raw").mkdir(parents=True)
-    (project / "data/raw" / content["dataset"]).symlink_to(data.resolve())
+    (project / "data/raw/hippocampus").symlink_to(data.resolve())
     return project
 
 
@@ -104,9 +88,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        data, index = without_test_cases(arguments.index, arguments.data, folder)
-        lay_out(data, index, folder)
-        project = copied_project(folder, data)
+        lay_out_for_training(arguments.data, arguments.index, folder)
+        project = copied_project(folder, arguments.data)
         peer, own = [], []
         for _ in range(arguments.rounds):
             shutil.rmtree(folder / "preprocessed" / DATASET, ignore_errors=True)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.bundle import preprocessing_of
 from pipeline.engine.cache import CachedCase, write_manifest
 from pipeline.records.errors import InputError, input_error_behind
 from pipeline.records.files import folder_written_aside, sha256_of_file
@@ -39,7 +38,7 @@ def run(experiment: str) -> None:
     values = tuple(sorted(index.labels.values()))
     # A fork of a process that has run torch can hang; a server that only imported it can fork safely and at once.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.stages.preprocess"])
+    context.set_forkserver_preload(["pipeline.stages.preprocess", "pipeline.bundle"])
     with folder_written_aside(folders.cache) as aside, ProcessPoolExecutor(cpu_count(), mp_context=context) as pool:
         jobs = [_Job(case, Path(index.root), folders.plan, values, index.are_instances, aside) for case in cases]
         try:
@@ -53,7 +52,10 @@ def run(experiment: str) -> None:
 
 @cache
 def _transforms(plan: Path) -> Any:
+    # Seconds, for the server of processes alone: it has both when it forks.
     import torch
+
+    from pipeline.bundle import preprocessing_of
 
     torch.set_num_threads(1)  # one case a process: threads would only get in each other's way
     return preprocessing_of(TEMPLATE, plan=plan, keys=["image", "label"])
