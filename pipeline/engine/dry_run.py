@@ -27,7 +27,7 @@ from pipeline.engine.speeds import reduced_dtype
 from pipeline.records.plan import Plan
 
 WARM_UP = 2  # steps: allocations, autotuning, compilation
-FEWEST_STEPS, MOST_STEPS = 5, 30
+FEWEST_STEPS, MOST_STEPS = 5, 120  # so many that what else the machine does for a moment leaves the median alone
 PATIENCE_S = 20.0  # beyond the time given, for the fewest steps; after it one has to do
 START_S = 60.0  # for a process to start and take its first steps, without compiling
 COMPILE_FROM_S = 3600.0  # compiling costs 20 to 90 s on two cores, measuring it as much again
