@@ -10,11 +10,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records.errors import InputError
+from pipeline.records.runs import RunContent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,27 +23,6 @@ STORE = Path("mlflow.db")
 ARTIFACTS = Path("mlartifacts")
 LINEAGE, TRACKED = "segline.lineage", "segline.tracked"
 BATCH = 1000  # metrics in one call: the server's limit
-
-
-@dataclass(frozen=True)
-class RunContent:
-    """Everything a complete run holds.
-
-    `curves` maps a name to (step, value) pairs. `artifacts` maps a file to the folder it gets in the run.
-    `model_folder` is the trained bundle to register, `digest` stands for all of the content.
-    """
-
-    digest: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    curves: Mapping[str, Sequence[tuple[int, float]]]
-    artifacts: Mapping[Path, str]
-    table: Mapping[str, Sequence[Any]]
-    dataset_name: str
-    dataset_digest: str
-    model_folder: Path
-    requirements: Sequence[str]
 
 
 def store_uri() -> str:

@@ -6,12 +6,13 @@ from mlflow import MlflowClient
 
 from pipeline import tracking
 from pipeline.records.errors import InputError
+from pipeline.records.runs import RunContent
 
 CURVE = {"train_loss": [(10, 1.5), (20, 1.0)]}
 
 
 @pytest.fixture
-def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.RunContent:
+def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContent:
     """What a tiny experiment would hand over, in a working directory of its own."""
     monkeypatch.chdir(tmp_path)
     # Set first: MLflow sets it too, and undoing the deletion alone would leave its value to later tests.
@@ -22,7 +23,7 @@ def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.RunCont
     (model / "weights").write_text("w")
     table = tmp_path / "cases.csv"
     table.write_text("case_id,dice\na,0.5\n")
-    return tracking.RunContent(
+    return RunContent(
         digest="d1", tags={"git_commit": "c0ffee"}, params={"iterations": "20"}, metrics={"test.dice.mean": 0.5},
         curves=CURVE, artifacts={table: "tables"}, table={"case_id": ["a"], "dice": [0.5]}, dataset_name="tiny",
         dataset_digest="9" * 64, model_folder=model, requirements=["monai==1.6.1"],
@@ -38,7 +39,7 @@ def runs(experiment: str) -> list[str]:
     return [run.info.run_id for run in client().search_runs([found.experiment_id])]
 
 
-def test_a_run_is_complete_and_tracking_again_adds_nothing(content: tracking.RunContent) -> None:
+def test_a_run_is_complete_and_tracking_again_adds_nothing(content: RunContent) -> None:
     run_id = tracking.complete_run("tiny", lineage="l1", content=content)
     assert tracking.complete_run("tiny", lineage="l1", content=content) == run_id
     assert runs("tiny") == [run_id]
@@ -57,20 +58,20 @@ def test_a_run_is_complete_and_tracking_again_adds_nothing(content: tracking.Run
     assert [version.run_id for version in client().search_model_versions("name='segline-tiny'")] == [run_id]
 
 
-def test_a_second_evaluation_replaces_the_first_even_if_it_is_worse(content: tracking.RunContent) -> None:
+def test_a_second_evaluation_replaces_the_first_even_if_it_is_worse(content: RunContent) -> None:
     tracking.complete_run("tiny", lineage="l1", content=content)
     run_id = tracking.complete_run("tiny", lineage="l1", content=replace(content, digest="d2", metrics={"dice": 0.4}))
     run_id = tracking.complete_run("tiny", lineage="l1", content=replace(content, digest="d3", metrics={"dice": 0.3}))
     assert client().get_run(run_id).data.metrics["dice"] == 0.3
 
 
-def test_another_lineage_is_another_run(content: tracking.RunContent) -> None:
+def test_another_lineage_is_another_run(content: RunContent) -> None:
     first = tracking.complete_run("tiny", lineage="l1", content=content)
     second = tracking.complete_run("tiny", lineage="l2", content=replace(content, digest="d2"))
     assert set(runs("tiny")) == {first, second}
 
 
-def test_live_curves_are_kept_and_only_completed(content: tracking.RunContent) -> None:
+def test_live_curves_are_kept_and_only_completed(content: RunContent) -> None:
     run_id = tracking.start_run("tiny", lineage="l1")
     assert run_id is not None
     tracking.publisher_of_curves(run_id)({"train_loss": 1.5}, 10)
@@ -79,20 +80,20 @@ def test_live_curves_are_kept_and_only_completed(content: tracking.RunContent) -
     assert [point.step for point in client().get_metric_history(run_id, "train_loss")] == [10, 20]
 
 
-def test_a_killed_training_leaves_no_second_run(content: tracking.RunContent) -> None:
+def test_a_killed_training_leaves_no_second_run(content: RunContent) -> None:
     killed = tracking.start_run("tiny", lineage="l1")
     again = tracking.start_run("tiny", lineage="l1")
     assert again != killed
     assert runs("tiny") == [again]
 
 
-def test_a_complete_run_wants_no_more_curves(content: tracking.RunContent) -> None:
+def test_a_complete_run_wants_no_more_curves(content: RunContent) -> None:
     tracking.complete_run("tiny", lineage="l1", content=content)
     assert tracking.start_run("tiny", lineage="l1") is None
 
 
 def test_an_unreachable_store_does_not_stop_training_but_is_named(
-    content: tracking.RunContent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    content: RunContent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -107,7 +108,7 @@ def test_without_a_run_curves_go_nowhere() -> None:
     assert tracking.publisher_of_curves(None) is tracking.publisher_of_curves(None)
 
 
-def test_folds_feed_one_run_and_one_that_was_killed_goes_on_in_it(content: tracking.RunContent) -> None:
+def test_folds_feed_one_run_and_one_that_was_killed_goes_on_in_it(content: RunContent) -> None:
     run_id = tracking.start_run("tiny", lineage="l1", fold=0)
     tracking.publisher_of_curves(run_id, 0)({"train_loss": 1.5}, 10)
     # Killed after its first point; started again it tells that first.
