@@ -1,20 +1,28 @@
 """MLflow: one complete run for each experiment and state of data and code. The sole importer of mlflow.
 
-A run is found again by its lineage tag, so tracking twice changes nothing: training opens the run and feeds its
-curves, the track stage completes it, and where training came from DVC's cache the track stage writes all of it.
+A run is found again by its lineage tag, so tracking twice changes nothing: training opens the run and feeds it while it
+goes on, the track stage completes it, and where training came from DVC's cache the track stage writes all of it.
 The store is SQLite beside the project unless MLFLOW_TRACKING_URI names another.
 """
 
+import logging
 import os
+import re
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.records.errors import InputError
+from pipeline.records.runs import RunContent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,27 +31,26 @@ STORE = Path("mlflow.db")
 ARTIFACTS = Path("mlartifacts")
 LINEAGE, TRACKED = "segline.lineage", "segline.tracked"
 BATCH = 1000  # metrics in one call: the server's limit
+GRACE_S = 10.0  # for a store that does not answer when a training is over
 
 
-@dataclass(frozen=True)
-class RunContent:
-    """Everything a complete run holds.
+@dataclass
+class _Trouble:
+    """Trouble with the store while a network is trained, which goes on all the same: the first is said."""
 
-    `curves` maps a name to (step, value) pairs. `artifacts` maps a file to the folder it gets in the run.
-    `model_folder` is the trained bundle to register, `digest` stands for all of the content.
-    """
+    what: str
+    is_told: bool = False
 
-    digest: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    curves: Mapping[str, Sequence[tuple[int, float]]]
-    artifacts: Mapping[Path, str]
-    table: Mapping[str, Sequence[Any]]
-    dataset_name: str
-    dataset_digest: str
-    model_folder: Path
-    requirements: Sequence[str]
+    def tell(self, trouble: object) -> None:
+        """Says what happened on the terminal, unless something was said before."""
+        if not self.is_told:
+            print(f"MLflow: {self.what} ({_first_line(trouble)}); training goes on", file=sys.stderr)
+        self.is_told = True
+
+    def take(self, record: logging.LogRecord) -> bool:
+        """Filters a log: its first record is said, and none goes on to where logs go."""
+        self.tell(record.getMessage())
+        return False
 
 
 def store_uri() -> str:
@@ -75,7 +82,7 @@ def start_run(experiment: str, *, lineage: str, fold: int | None = None) -> str 
             client.delete_run(run.info.run_id)
         return _create_run(client, experiment_id, experiment, lineage)
     except Exception as error:  # whatever the store's trouble is, it must not cost a training
-        print(f"MLflow: no live curves ({_first_line(error)}); training goes on", file=sys.stderr)
+        _Trouble("no live curves").tell(error)
         return None
 
 
@@ -88,8 +95,7 @@ def publisher_of_curves(run_id: str | None, fold: int | None = None) -> Callable
     """Returns a function of (values by name, step) that adds a point to each live curve of a run."""
     if run_id is None:
         return _publish_nothing
-    client = _client()
-    lost: list[Exception] = []
+    client, trouble = _client(), _Trouble("live curves stopped")
 
     def publish(values: dict[str, float], step: int) -> None:
         try:
@@ -97,11 +103,70 @@ def publisher_of_curves(run_id: str | None, fold: int | None = None) -> Callable
             # A fold that was killed and goes on tells its curves from the start, to the run that has them.
             _log_curves(client, run_id, curves if fold is None else _unknown_points(client, run_id, curves))
         except Exception as error:  # the same as in start_run; the track stage fills the gap
-            if not lost:
-                print(f"MLflow: live curves stopped ({_first_line(error)}); training goes on", file=sys.stderr)
-            lost.append(error)
+            trouble.tell(error)
 
     return publish
+
+
+def publisher_of_pictures(
+    run_id: str | None, fold: int | None = None
+) -> Callable[[str, NDArray[np.uint8], int], None]:
+    """Returns a function of (name, RGB picture, step) that adds a picture to a run, whose page shows them by step."""
+    if run_id is None:
+        return lambda *_: None
+    client, trouble = _client(), _Trouble("live pictures stopped")
+
+    def publish(name: str, picture: NDArray[np.uint8], step: int) -> None:
+        if trouble.is_told:  # no more attempts: each would wait for the store
+            return
+        try:
+            client.log_image(run_id, picture, key=curve_of_fold(picture_key(name), fold), step=step, synchronous=True)
+        except Exception as error:  # the same as in start_run
+            trouble.tell(error)
+
+    return publish
+
+
+def picture_key(name: str) -> str:
+    """Returns a key that MLflow takes for a picture, other keys for other names: it knows ASCII alone."""
+    return re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name.encode("ascii", "backslashreplace").decode())
+
+
+@contextmanager
+def system_metrics(run_id: str | None, fold: int | None = None) -> Iterator[None]:
+    """Adds, every ten seconds meanwhile, the machine's load to a run: MLflow's `system/` curves; none to None.
+
+    They are numbers of processor, memory, disk, network and, where nvidia-ml-py is installed, of GPUs, and nothing else
+    about the machine. Those of a fold are `system/fold0/` curves.
+    """
+    monitor = None if run_id is None else _started_monitor(run_id, fold)
+    try:
+        yield
+    finally:
+        if monitor is not None:
+            # It waits for an answer of the store: in a thread, which may be left behind.
+            end = threading.Thread(target=monitor.finish, daemon=True)
+            end.start()
+            end.join(GRACE_S)
+
+
+def _started_monitor(run_id: str, fold: int | None) -> Any:
+    """Returns MLflow's monitor at work, or None where there is none (said on the terminal)."""
+    try:
+        _client()  # tells MLflow where the store is
+        from mlflow.system_metrics import system_metrics_monitor as module
+
+        # The monitor's thread tells of its troubles by its log alone, as warnings.
+        logger, trouble = logging.getLogger(module.__name__), _Trouble("system metrics stopped")
+        logger.setLevel(logging.WARNING)
+        logger.filters = [trouble.take]
+        node = None if fold is None else f"fold{fold}"
+        monitor = module.SystemMetricsMonitor(run_id, node_id=node, resume_logging=True)
+        monitor.start()
+        return monitor
+    except Exception as error:  # the same as in start_run
+        _Trouble("no system metrics").tell(error)
+        return None
 
 
 def metric_name(key: str) -> str:
@@ -142,8 +207,6 @@ def complete_run(experiment: str, *, lineage: str, content: RunContent) -> str:
 
 def _client() -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import logging
-
     import mlflow
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -223,5 +286,5 @@ def _register(client: "MlflowClient", experiment: str, run_id: str, content: Run
         )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +33,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
     monkeypatch.setattr(train, "lineage_of_training", lambda _: "l1")
     monkeypatch.setattr(train, "count_folds", lambda _: 0)
     monkeypatch.setattr(train.tracking, "start_run", lambda _, lineage, **__: f"run-{lineage}")
+    monkeypatch.setattr(train.tracking, "system_metrics", lambda *_: nullcontext())
     return made
 
 
@@ -68,6 +71,31 @@ def test_a_training_that_did_not_end_leaves_its_checkpoint_and_no_bundle(
         train.run("tiny")
     assert [path.name for path in RESUME.iterdir()] == ["l1-cpu.pt"]
     assert list(Path("work/tiny").iterdir()) == []
+
+
+def test_the_machines_load_is_followed_while_a_network_is_trained_and_not_after_a_failure(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    @contextmanager
+    def system_metrics(run_id: str | None, fold: int | None) -> Iterator[None]:
+        seen.append((run_id, fold))
+        try:
+            yield
+        finally:
+            seen.append("finished")
+
+    def run_training(*_: Any, **__: Any) -> None:
+        seen.append("training")
+        raise SystemExit(143)
+
+    monkeypatch.setattr(train.tracking, "system_metrics", system_metrics)
+    monkeypatch.setattr(train, "run_training", run_training)
+    monkeypatch.setattr(train, "count_folds", lambda _: 2)
+    with pytest.raises(SystemExit):
+        train.run("tiny.fold1")
+    assert seen == [("run-l1", 1), "training", "finished"]
 
 
 def test_bundles_of_killed_trainings_are_removed_and_nothing_of_other_stages(calls: list[dict[str, Any]]) -> None:

@@ -103,10 +103,13 @@ class Training:
             for part in ("cache", "bundle/configs"):
                 shutil.copytree(self.root / part, root / part)
         port = _free_port() if count > 1 else 0
+        # The server of processes was started before; what a test says to MLflow is passed on.
+        told = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
         processes = []
         for rank, root in enumerate(roots):
             launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1",
                         "MASTER_PORT": port} if count > 1 else {}
+            launched |= told
             own = [fault for fault in faults if fault.rank == rank]
             processes.append(context.Process(target=_train, args=(root, own, key, root / "log.txt", launched)))
             processes[-1].start()

@@ -21,6 +21,7 @@ from pipeline.records.files import sha256_of_file, sha256_of_text, write_json
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import read_index
 from pipeline.records.lineage import git_commit, lineage_of_training
+from pipeline.records.runs import RunContent
 
 STEPS = ("iteration", "epoch")  # columns of history.csv that are no curves
 
@@ -35,7 +36,7 @@ def run(experiment: str) -> None:
     print(f"track: run {run_id} in {tracking.printable_store()}")
 
 
-def collect_content(folders: ExperimentFolders) -> tracking.RunContent:
+def collect_content(folders: ExperimentFolders) -> RunContent:
     """Gathers what the stages wrote into the content of one run."""
     index = read_index(folders.index)
     # What the plan leaves to the schedule stands there; how long trials took is no parameter.
@@ -46,7 +47,7 @@ def collect_content(folders: ExperimentFolders) -> tracking.RunContent:
     artifacts = _artifacts(folders)
     packages = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"],
                 **metadata["required_packages_version"]}
-    return tracking.RunContent(
+    return RunContent(
         digest=sha256_of_text("".join(sha256_of_file(file) for file in artifacts)),
         tags={"data_digest": index.data_digest, "git_commit": git_commit(),
               "weights_sha256": joint_digest(list(recorded_digests(folders.bundle).values()))},

@@ -55,15 +55,16 @@ def _train(training: Training, folders: ExperimentFolders) -> None:
     experiment, fold = training.experiment, training.fold
     lineage = lineage_of_training(experiment)
     _check_alike(lineage)
+    run_id = tracking.start_run(experiment, lineage=lineage, fold=fold) if is_writer() else None
     overrides = {
         "dataset_dir": str(folders.cache),
         "fold": fold,
         "history_file": str(folders.history),
-        "tracking_run_id": tracking.start_run(experiment, lineage=lineage, fold=fold) if is_writer() else None,
+        "tracking_run_id": run_id,
         # Named by all that could change the weights, so that no other training goes on from it.
         "resume_file": str(folders.resume / lineage),
     }
-    with _bundle_aside(folders.bundle) as aside:
+    with _bundle_aside(folders.bundle) as aside, tracking.system_metrics(run_id, fold):
         _train_in_parts(folders, aside, parts_file=folders.resume / f"{lineage}.json", overrides=overrides)
     # Not before the bundle is in its place; checkpoints of other plans have had their time as well.
     if is_writer():
