@@ -47,6 +47,7 @@ def test_of_equals_the_first_stays_and_nothing_is_nothing() -> None:
     found = flat("101", "101")
     keep_largest(found, ["organ", "lesion"], LABELS)
     assert np.array_equal(found, flat("100", "100"))
+    keep_largest(found[:0, :0, :0], ["organ", EVERYTHING], LABELS)  # the box of an empty label map
 
 
 def test_a_view_in_any_memory_order_is_changed_in_place() -> None:
@@ -86,6 +87,13 @@ def test_a_bundle_clears_what_it_is_told_to_on_the_scans_own_grid(tmp_path: Path
     # Another choice is another result, which --resume does not take for done.
     (again,) = segmenter_of(root, scan, tmp_path / "out", largest_component=[], resume=True).segment_all()
     assert again.volumes_ml["organ"] == pytest.approx((120 + 8) * 0.002)
+
+
+def test_a_scan_in_which_nothing_is_found_is_an_empty_mask(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz", np.zeros((8, 9, 10), dtype=np.float32))
+    root = write_bundle(tmp_path / "bundle", labels={"organ": 1}, largest_component=["organ"])
+    (result,) = segmenter_of(root, scan, tmp_path / "out").segment_all()
+    assert (result.status, result.volumes_ml) == ("ok", {"organ": 0})
 
 
 def test_a_label_that_the_model_has_not_is_one_line(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_the_machines_load_is_followed_until_training_ends_or_fails(
     run_id = tracking.start_run("tiny", lineage="l1", fold=fold)
     with pytest.raises(SystemExit), tracking.system_metrics(run_id, fold):  # noqa: PT012
         publish = tracking.publisher_of_curves(run_id)
-        for step in range(40):
+        for step in range(200):
             publish({"train_loss": 1.0}, step)
             time.sleep(0.05)
             if step > 4 and system_curves(run_id):

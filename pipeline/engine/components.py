@@ -29,9 +29,9 @@ def keep_largest(labelmap: NDArray[np.integer[Any]], names: Sequence[str], label
 
 
 def _remove_strays(labelmap: NDArray[np.integer[Any]], mask: Mask) -> None:
-    box = next(iter(ndimage.find_objects(mask.view(np.uint8))), None)
-    if box is None:
+    if not mask.any():  # of a box without a voxel scipy finds no objects, but an error
         return
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
     components, count = ndimage.label(mask[box], structure=TOUCHING)
     if count > 1:
         # Plane by plane: bincount takes a copy of eight bytes a voxel.
