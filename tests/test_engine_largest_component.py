@@ -13,7 +13,7 @@ from tiny_training import make_training
 
 from pipeline.engine.largest_component import LargestComponentChoice
 from pipeline.records.files import sha256_of_file
-from pipeline.records.postprocessing import EVERYTHING, LARGEST_COMPONENT
+from pipeline.records.postprocessing import EVERYTHING, LARGEST_COMPONENT, UNDECIDED
 
 ORGAN, LESION = slice(2, 6), slice(8, 10)
 CPU = torch.device("cpu")
@@ -105,6 +105,15 @@ def test_few_cases_decide_nothing_and_a_person_decides_without_any() -> None:
     assert set(few["candidates"]) == {"organ"}  # a single label is all labels
     assert choice_of([], given=("organ",)) == {"chosen": ["organ"], "why": "set in bundle.yaml"}
     assert choice_of([], given=())["chosen"] == []
+
+
+def test_no_memory_for_a_case_leaves_all_components_and_the_training_whole() -> None:
+    def inferer(_: torch.Tensor, __: torch.nn.Module) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    choice = LargestComponentChoice(network=torch.nn.Identity(), inferer=inferer, device=CPU, labels={"organ": 1},
+                                    volumes=[{"image": scene().float(), "label": scene()}] * 5).choose()
+    assert choice == {"chosen": [], "why": UNDECIDED}
 
 
 def test_a_training_ends_with_the_choice_in_its_bundle_the_same_each_time(tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.records.postprocessing import LARGEST_COMPONENT, joint_choice, postprocessing_of
+from pipeline.records.postprocessing import LARGEST_COMPONENT, UNDECIDED, joint_choice, postprocessing_of
 
 BETTER = {"dice_before": 0.934, "dice_after": 0.9412}
 
 
 @pytest.mark.parametrize(("choice", "sentence"), [
     ({"chosen": [], "why": "set in bundle.yaml"}, "All components of all labels are kept, as bundle.yaml says."),
+    ({"chosen": [], "why": UNDECIDED},
+     "All components of all labels are kept: no memory to segment a validation case as a whole."),
     ({"chosen": ["organ"], "why": "set in bundle.yaml"},
      "Only the largest component of organ is kept, as bundle.yaml says."),
     ({"chosen": [], "cases": 7, "candidates": {}},
@@ -48,7 +50,9 @@ def of_fold(cases: int, before: float, after: float, error: float, lost: int = 0
     # All labels as one gain 0.02, the organ 0.03, half of that in the mean over both labels.
     ([of_fold(20, 0.80, 0.83, 0.001)] * 2, [of_fold(20, 0.90, 0.92, 0.001)] * 2, ["*"]),
     ([of_fold(20, 0.80, 0.83, 0.001)] * 2, [of_fold(20, 0.90, 0.91, 0.001)] * 2, ["organ"]),
-], ids=["clear together", "not clear", "a component lost", "everything is better", "everything is worse"])
+    # One case of one fold, changed by 0.013: its gain is its error, but for what rounding to six decimals adds.
+    ([of_fold(9, 0.912345, 0.91379, 0.001444), of_fold(10, 0.9, 0.9, 0)], [of_fold(20, 0.9, 0.9, 0)] * 2, []),
+], ids=["clear together", "not clear", "a component lost", "everything is better", "everything is worse", "a tie"])
 def test_folds_choose_together(organ: list[Any], everything: list[Any], chosen: list[str]) -> None:
     choices = [{"chosen": [], "why": "validation cases", "cases": one["cases"],
                 "candidates": {"organ": one, "cyst": of_fold(20, 0.5, 0.5, 0.0), "*": of_all}}
@@ -65,6 +69,12 @@ def test_a_fold_with_too_few_cases_counts_by_what_it_would_lose() -> None:
         choices = [{"chosen": [], "cases": 20, "candidates": {"organ": one}}
                    for one in (clear, few | {"truth_components_lost": lost})]
         assert joint_choice(choices)["chosen"] == chosen
+
+
+def test_one_fold_without_a_choice_leaves_all_without() -> None:
+    chose = {"chosen": ["organ"], "cases": 20, "candidates": {"organ": of_fold(20, 0.8, 0.9, 0.001)}}
+    undecided = {"chosen": [], "why": UNDECIDED}
+    assert joint_choice([chose, undecided]) == undecided
 
 
 def test_what_a_person_chose_holds_for_all_folds() -> None:

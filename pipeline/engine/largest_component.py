@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.engine.components import found_components, keep_largest
-from pipeline.records.postprocessing import EVERYTHING
+from pipeline.engine.memory import is_out_of_memory
+from pipeline.records.postprocessing import EVERYTHING, UNDECIDED
 
 FEWEST_CASES = 5  # with the label in truth or prediction: of fewer, the standard error says nothing
 CONNECTIVITY = 26
@@ -64,9 +65,15 @@ class LargestComponentChoice:
         # A single label is all labels.
         candidates = [*self.classes, *([EVERYTHING] if len(self.classes) > 1 else [])]
         outcomes: dict[str, list[dict[str, CaseOutcome]]] = {name: [] for name in candidates}
-        for truth, prediction in self._segmented():
-            for name in candidates:
-                outcomes[name].append(self._outcomes(truth, prediction, name))
+        try:
+            for truth, prediction in self._segmented():
+                for name in candidates:
+                    outcomes[name].append(self._outcomes(truth, prediction, name))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            # The training has ended, and its weights are worth more than this choice.
+            return {"chosen": [], "why": UNDECIDED}
         evidence = {name: _evidence(cases) for name, cases in outcomes.items()}
         chosen = [name for name in self.classes if evidence[name]["worth_it"]]
         if EVERYTHING in evidence and evidence[EVERYTHING]["worth_it"]:

@@ -10,6 +10,9 @@ from typing import Any
 # In the bundle: the labels of which only the largest component is kept, and why.
 LARGEST_COMPONENT = Path("docs/largest_component.json")
 EVERYTHING = "*"  # stands for all labels together
+UNDECIDED = "no memory to segment a validation case as a whole"  # a reason to keep all components
+# The folds' numbers have six decimals. By less a gain is not more than its error: of one changed case they are equal.
+ROUNDING = 2e-6
 
 
 def joint_choice(choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -19,15 +22,16 @@ def joint_choice(choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
     few cases for a standard error counts by the components alone that it would lose.
     """
     first = choices[0]
-    if any("candidates" not in choice for choice in choices):
-        return first
+    for choice in choices:
+        if "candidates" not in choice:
+            return choice
     evidence = {name: _joint_evidence([choice["candidates"][name] for choice in choices])
                 for name in first["candidates"]}
     labels = [name for name in evidence if name != EVERYTHING]
     chosen = [name for name in labels if evidence[name]["worth_it"]]
     if EVERYTHING in evidence and evidence[EVERYTHING]["worth_it"]:
         of_labels_alone = fmean(_gain(evidence[name]) if name in chosen else 0.0 for name in labels)
-        if _gain(evidence[EVERYTHING]) > of_labels_alone:
+        if _gain(evidence[EVERYTHING]) > of_labels_alone + ROUNDING:
             chosen = [EVERYTHING]
     return {**first, "chosen": chosen, "cases": sum(choice["cases"] for choice in choices), "candidates": evidence}
 
@@ -45,7 +49,7 @@ def _joint_evidence(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     numbers["standard_error_of_gain"] = error
     if lost := counts["truth_components_lost"]:
         return {**numbers, "worth_it": False, "why": f"{lost} components of the truth would be lost"}
-    is_clear = _gain(numbers) > error
+    is_clear = _gain(numbers) > error + ROUNDING
     return {**numbers, "worth_it": is_clear,
             "why": f"the gain is {'more' if is_clear else 'not more'} than its standard error"}
 
@@ -66,7 +70,7 @@ def sentence_on(choice: dict[str, Any]) -> str:
     names = "all labels together" if chosen == [EVERYTHING] else " and of ".join(chosen)
     what = f"Only the largest component of {names} is kept" if chosen else "All components of all labels are kept"
     if evidence is None:
-        return f"{what}, as bundle.yaml says."
+        return f"{what}: {UNDECIDED}." if choice["why"] == UNDECIDED else f"{what}, as bundle.yaml says."
     if not chosen:
         return f"{what}: to drop any was not worth it on {choice['cases']} validation cases."
     gains = ", ".join(f"{evidence[name]['dice_before']:.4f} to {evidence[name]['dice_after']:.4f}" for name in chosen)
