@@ -127,8 +127,13 @@ def test_a_label_map_of_three_equal_channels_is_one_and_of_colours_is_refused(tm
 
 @pytest.mark.parametrize(("options", "spacing"), [
     ({"dpi": (72, 72)}, None),  # says how large to print
+    ({"dpi": (144, 144)}, None),
+    ({"dpi": (1200, 1200)}, None),
+    ({"resolution_unit": 3, "x_resolution": 118.11, "y_resolution": 118.11}, None),  # 300 dots an inch
     ({"resolution_unit": 3, "x_resolution": 20000.0, "y_resolution": 10000.0}, (0.0005, 0.001)),
-    ({"resolution_unit": 2, "x_resolution": 254.0, "y_resolution": 254.0}, (0.1, 0.1)),
+    ({"resolution_unit": 2, "x_resolution": 2540.0, "y_resolution": 2540.0}, (0.01, 0.01)),
+    ({"resolution_unit": 1, "x_resolution": 4.0, "y_resolution": 4.0, "description": "ImageJ=1\nunit=mm\n"},
+     (0.25, 0.25)),  # named: as it says
     ({"resolution_unit": 1, "x_resolution": 4.0, "y_resolution": 4.0}, None),
     ({"resolution_unit": 1, "x_resolution": 4.0, "y_resolution": 4.0,
       "description": "ImageJ=1.53k\nunit=micron\n"}, (0.00025, 0.00025)),

@@ -30,8 +30,11 @@ OPAQUE = 255
 ORIENTATION, BITS, SAMPLES, FORMAT, DESCRIPTION = 274, 258, 277, 339, 270
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 MM_OF_UNIT = {2: 25.4, 3: 10.0}
-# Dots an inch that say how large to print, and nothing about what is shown.
-PRINTED = (72, 96, 100, 150, 200, 300, 600, 1200)
+# Dots an inch that say how large to print, and nothing about what is shown: these, and all that are no finer than a
+# scanner's or a printer's, in whatever unit.
+PRINTED = (600, 1200)
+COARSEST_MM = 0.05
+INCH_MM = 25.4
 # ImageJ writes the unit into the description instead.
 _IMAGEJ_UNIT = re.compile(r"^unit=(.+)$", re.MULTILINE)
 MM_OF_NAME = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "\\u00B5m": 1e-3, "mm": 1.0,
@@ -198,10 +201,11 @@ def _spacing_mm(tags: Any) -> tuple[float, float] | None:
     unit = int(tags.get(RESOLUTION_UNIT, 2))
     named = _IMAGEJ_UNIT.search(str(tags.get(DESCRIPTION, "")))
     unit_mm = MM_OF_NAME.get(named[1].strip()) if named else MM_OF_UNIT.get(unit)
-    is_printed = unit == 2 and not named and all(round(dots) in PRINTED for dots in a_unit)
-    if unit_mm is None or is_printed or not all(np.isfinite(dots) and dots > 0 for dots in a_unit):
+    if unit_mm is None or not all(np.isfinite(dots) and dots > 0 for dots in a_unit):
         return None
-    return unit_mm / a_unit[0], unit_mm / a_unit[1]
+    spacing_mm = unit_mm / a_unit[0], unit_mm / a_unit[1]
+    is_printed = not named and all(step > COARSEST_MM or round(INCH_MM / step) in PRINTED for step in spacing_mm)
+    return None if is_printed else spacing_mm
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
