@@ -51,6 +51,13 @@ def test_values_between_two_voxels_by_hand() -> None:
     assert found.flatten().tolist() == [30, 25, 20, 15, 10]
 
 
+@pytest.mark.parametrize(("own", "wanted", "is_same"), [
+    (1.0, 1.0009, True), (1.0, 1.002, False), (0.0005, 0.00025, False), (0.00025, 0.0002501, True),
+])
+def test_spacings_are_the_same_if_they_differ_by_rounding_alone(own: float, wanted: float, is_same: bool) -> None:
+    assert regrid_of((9, 9, 9), np.diag([own] * 3 + [1]), spacing_mm=(wanted,) * 3).is_same_spacing is is_same
+
+
 def test_spacing_of_zero_or_less_keeps_voxels_and_memory() -> None:
     scan = volume()
     regrid = regrid_of(scan.shape, np.diag([0.7, 1.3, 2.2, 1]), spacing_mm=(-1, 0, 2.2))

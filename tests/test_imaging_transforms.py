@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose
+from PIL import Image
 from tiny_dicom import slice_dataset, write_slices
 from tiny_msd import AFFINE, image_array, label_array, write_scan
 
@@ -33,6 +34,19 @@ def test_the_scan_travels_beside_its_image(tmp_path: Path) -> None:
     scan = ReadScand("image")({"image": location})["image_scan"]
     assert scan.modality == "CT"
     assert scan.warnings == ("the pixels were compressed with loss",)
+
+
+@pytest.mark.parametrize("keys", [["image", "label"], ["label", "image"]])
+def test_a_mask_without_resolution_is_resampled_as_its_picture(tmp_path: Path, keys: list[str]) -> None:
+    pixels = np.zeros((20, 40), dtype=np.uint8)
+    pixels[4:12, 8:32] = 200
+    # 10 000 pixels a centimetre are 0.001 mm each; the plan wants 0.002.
+    Image.fromarray(pixels).save(tmp_path / "a.tif", resolution_unit=3, x_resolution=10000.0, y_resolution=10000.0)
+    Image.fromarray(pixels // 200).save(tmp_path / "a.png")
+    steps = Compose([ReadScand(["image", "label"]), ResampleToSpacingd(keys, (0.002, 0.002, -1))])
+    data = steps({"image": tmp_path / "a.tif", "label": tmp_path / "a.png"})
+    assert data["image"].shape == data["label"].shape == (1, 20, 10, 1)
+    assert torch.equal(data["image"] > 100, data["label"] > 0)
 
 
 def test_an_irregular_series_is_resampled_on_request_only(tmp_path: Path) -> None:

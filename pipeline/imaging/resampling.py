@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# Spacings this near to each other are the same, in millimetres: headers round.
-SPACING_ROUNDING_MM = 1e-3
+# Spacings that differ by no more than this share are the same: headers round.
+SPACING_ROUNDING = 1e-3
 # Decimals of a size in voxels that are trusted when it is rounded: 3e-8 in an affine must not decide it.
 SIZE_DECIMALS = 4
 # Rows of a matrix that are multiplied at once, with no other columns than they weigh: nearly all others are zero.
@@ -76,7 +76,7 @@ def regrid_of(scan_shape: Sequence[int], affine: NDArray[np.float64], *, spacing
     own_mm = np.linalg.norm(affine[:3, :3], axis=0)
     shape, steps = [], []
     for axis, wanted in zip(axes, spacing_mm, strict=True):
-        is_own = wanted <= 0 or abs(wanted - own_mm[axis]) < SPACING_ROUNDING_MM
+        is_own = wanted <= 0 or abs(wanted - own_mm[axis]) < SPACING_ROUNDING * wanted
         step = 1.0 if is_own else float(wanted / own_mm[axis])
         steps.append(step)
         shape.append(max(1, round(round((scan_shape[axis] - 1) / step, SIZE_DECIMALS) + 1)))

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 
 from pipeline.imaging.discovery import ScanLocation, read_scan
 from pipeline.imaging.image_files import read_label_map
-from pipeline.imaging.resampling import regrid_of, to_network_grid
+from pipeline.imaging.resampling import Regrid, regrid_of, to_network_grid
 from pipeline.imaging.scans import Scan
 from pipeline.records.errors import InputError
 
@@ -80,7 +80,8 @@ class ReadScand(MapTransform):
 class ResampleToSpacingd(MapTransform):
     """Turns each image's axes nearest to right, front and head, and resamples it to a spacing.
 
-    Adds `<key>_regrid`. Images are interpolated linearly, label maps by the nearest voxel.
+    Adds `<key>_regrid`. Images are interpolated linearly, label maps by the nearest voxel. The mask of a picture goes
+    with its image, which alone says how large a pixel is.
 
     Args:
         keys: the images that `ReadScand` read.
@@ -95,15 +96,23 @@ class ResampleToSpacingd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        for key in self.key_iterator(result):
+        of_image: Regrid | None = None
+        for key in sorted(self.key_iterator(result), key=lambda key: key in self.nearest):
             scan: Scan = result[f"{key}_scan"]
-            is_unknown = scan.picture is not None and not scan.picture.has_spacing
-            # Pixels of unknown size are taken for those of the training images.
-            regrid = regrid_of(scan.grid_shape, scan.affine, spacing_mm=(-1,) * 3 if is_unknown else self.spacing_mm)
+            regrid = self._regrid(scan)
+            if key not in self.nearest:
+                of_image = regrid
+            elif scan.picture is not None and of_image is not None:
+                regrid = of_image
             channels = [to_network_grid(one, regrid, nearest=key in self.nearest) for one in result[key]]
             result[key] = channels[0][None] if len(channels) == 1 else torch.stack(channels)
             result[f"{key}_regrid"] = regrid
         return result
+
+    def _regrid(self, scan: Scan) -> Regrid:
+        is_unknown = scan.picture is not None and not scan.picture.has_spacing
+        # Pixels of unknown size are taken for those of the training images.
+        return regrid_of(scan.grid_shape, scan.affine, spacing_mm=(-1,) * 3 if is_unknown else self.spacing_mm)
 
 
 class NormalizeIntensityByPland(MapTransform):
