@@ -74,6 +74,8 @@ def test_the_index_says_what_the_pictures_are(line: Path) -> None:
 def test_the_plan_takes_three_channels_and_pictures(line: Path) -> None:
     planned = read_plan(WORK / "plan.yaml")
     assert (planned.channels, planned.pictures, planned.spatial_dims) == (("red", "green", "blue"), True, 2)
+    # Nobody knows how large a pixel is: also of new pictures, whatever they state, none is resampled.
+    assert planned.spacing_mm == (-1, -1, -1)
     # 48 and 40 are halved four times: whole, in multiples of 16.
     assert (planned.network_def["in_channels"], planned.patch_size) == (3, (48, 48, 1))
     channels = json.loads((WORK / "fingerprint.json").read_text())["channels"]

@@ -174,6 +174,9 @@ def _decide_grid(decisions: Decisions, fingerprint: Fingerprint, index: Index) -
     dims = decisions.make("spatial_dims", *((2, "the images are pictures") if flat else (3, "the default: volumes")))
     volumes = Decision(None, "a 3D network takes whole volumes")
     axis = decisions.take("slice_axis", typical_slice_axis(fingerprint) if dims == 2 else volumes)
+    if flat and not index.has_spacing:
+        decisions.make("spacing_mm", (-1.0,) * 3, "nobody knows how large the pixels of all pictures are")
+        return
     typical = typical_spacing_mm(fingerprint)
     why = typical.why if axis is None else f"{typical.why}; across slices each scan keeps its own"
     decisions.make("spacing_mm", tuple(-1.0 if i == axis else step for i, step in enumerate(typical.value)), why)
@@ -190,8 +193,9 @@ def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: s
     memory_gib = decisions.make("memory_gib", 8.0, "a third of 24 GiB: the cases, validation and the system need room")
     in_plane = [i for i in range(3) if i != axis]
     shape = _shape_at(fingerprint, spacing)
+    steps = np.where(np.array(spacing) > 0, spacing, np.median(fingerprint.spacings_mm, axis=0)).tolist()
     topology = _fitting_topology(
-        tuple(shape[i] for i in in_plane), tuple(spacing[i] for i in in_plane), architecture=architecture, width=width,
+        tuple(shape[i] for i in in_plane), tuple(steps[i] for i in in_plane), architecture=architecture, width=width,
         classes=classes, memory_gib=memory_gib - LIBRARIES_GIB,
     )
     planned = dict(zip(in_plane, topology.patch_size, strict=True))
