@@ -36,6 +36,7 @@ def plan_for(index: Index, **overrides: Any) -> Plan:
     (replace(SILENT, modality="SM"), {}, (0, 1), ()),
     (replace(SILENT, modality="GM"), {"spatial_dims": 2, "slice_axis": 1}, (0,), ()),
     (replace(SILENT, modality="GM"), {"mirror_axes": []}, (), ()),
+    (replace(SILENT, modality="microscopy"), {}, (0, 1), ()),  # as configs/nuclei_2d says it
     (replace(SILENT, modality="SM"), {"mirror_axes": [0, 1]}, (0, 1), ()),
 ])
 def test_axes_that_are_mirrored(

@@ -7,8 +7,8 @@ from typing import Any
 from pipeline.records.errors import InputError
 
 LEFT_RIGHT = 0  # the axis of a volume in RAS
-# Modalities (DICOM codes) whose pictures have no side of a patient: general and slide microscopy.
-WITHOUT_SIDES = ("GM", "SM")
+# Modalities whose pictures have no side of a patient: general and slide microscopy (DICOM codes), and the plain word.
+WITHOUT_SIDES = ("GM", "SM", "microscopy")
 Pairs = tuple[tuple[str, str], ...]
 
 
