@@ -78,7 +78,7 @@ class Method:
     def may_mirror(self, scan: Scan) -> bool:
         """Returns whether the mirrored scan is one as the model knows them: its left and right must be known."""
         is_sided = self.mirrors is not None and LEFT_RIGHT in self.mirrors.axes and self.modality not in WITHOUT_SIDES
-        return has_place(scan) or not is_sided
+        return scan.has_place or not is_sided
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -234,7 +234,7 @@ class ScanRun:
         warnings = [*scan.warnings, *self._doubts(scan)]
         # Of a series that is no regular volume, what was done about it may be anything that its warnings say.
         is_mended = self.method.irregular == "resample" and scan.planes is not None and bool(scan.warnings)
-        low_confidence = not has_place(scan) or is_mended or len(warnings) > len(scan.warnings)
+        low_confidence = not scan.has_place or is_mended or len(warnings) > len(scan.warnings)
         target = free_folder(self.output_dir, location.name, content_digest=digest,
                              taken=self.used | set(self.coming))
         self.used.add(target.name.casefold())
@@ -267,11 +267,6 @@ class ScanRun:
             yield f"modality {scan.modality}: the model was trained on {self.method.modality}"
         if self.method.intensity_range is not None:
             yield from unusual_intensities(scan.array, self.method.intensity_range)
-
-
-def has_place(scan: Scan) -> bool:
-    """Returns whether the file says where the scan lies; else its orientation is a guess. A picture lies nowhere."""
-    return scan.qform_code > 0 or scan.sform_code > 0 or scan.picture is not None
 
 
 @contextmanager

@@ -76,6 +76,11 @@ class Scan:
         return float(x), float(y), float(z)
 
     @property
+    def has_place(self) -> bool:
+        """Whether the file says where the scan lies; else its orientation is a guess. A picture lies nowhere."""
+        return self.qform_code > 0 or self.sform_code > 0 or self.picture is not None
+
+    @property
     def voxel_volume_ml(self) -> float:
         """Volume of one voxel in millilitres (1 mL is 1000 cubic millimetres)."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0

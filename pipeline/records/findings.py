@@ -65,6 +65,8 @@ CHECKS = {check.name: check for check in (
           "make sure that what is below it may be seen"),
     Check("bad-affine", "error", "The header gives no usable spacing and orientation.", _AGAIN),
     Check("not-millimetres", "error", "The header measures in another unit.", "convert the header to millimetres"),
+    Check("unknown-sides", "error", "data.yaml declares `left_right`, and the header does not say which side is left.",
+          "set qform and sform in the header, or take `left_right` out of data.yaml"),
     Check("shape-mismatch", "error", "Image and label map are different in size: voxels do not correspond.",
           "resample the label map to the image's grid"),
     Check("affine-mismatch", "error", "Image and label map lie at different places in the patient.",

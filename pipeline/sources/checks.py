@@ -40,7 +40,8 @@ class CaseFacts:
 class CheckedCase:
     """The result for one case. `facts` is None where an error leaves it out.
 
-    `channels` counts those of the image; `has_spacing`: the spacing is stated and not 1 mm for want of a better.
+    `channels` counts those of the image; `has_spacing`: the spacing is stated and not 1 mm for want of a better;
+    `has_place`: the file says which side is left, or is a picture.
     """
 
     case_id: str
@@ -48,6 +49,7 @@ class CheckedCase:
     findings: tuple[Finding, ...]
     channels: int = 1
     has_spacing: bool = True
+    has_place: bool = True
 
 
 def check_case(case: RawCase, root: Path, *, labels: dict[str, int], are_instances: bool = False,
@@ -77,7 +79,7 @@ def check_case(case: RawCase, root: Path, *, labels: dict[str, int], are_instanc
     is_sound = all(finding.severity == "warning" for finding in findings)
     image = _with_spacing(image, spacing_mm)
     return CheckedCase(case.case_id, _facts(image, label, root, labels=labels) if is_sound else None, findings,
-                       len(image.channels), image.picture is None or image.picture.has_spacing)
+                       len(image.channels), image.picture is None or image.picture.has_spacing, image.has_place)
 
 
 def orphan_finding(path: Path, root: Path) -> Finding:

@@ -22,7 +22,7 @@ from pipeline.records.findings import CHECKS, finding_from, write_findings
 from pipeline.records.folders import RAW, ExperimentFolders
 from pipeline.records.index import ONE_CHANNEL, Index, IndexedCase, write_index
 from pipeline.records.settings import DataSettings, read_data_settings
-from pipeline.records.sides import declared_pairs
+from pipeline.records.sides import WITHOUT_SIDES, declared_pairs
 from pipeline.records.splits import (
     fold_by_patient,
     patients_by_case,
@@ -73,6 +73,8 @@ def audit_dataset(settings: DataSettings, root: Path, *, where: Path) -> Audit:
     dataset = read_dataset(settings.layout, root, settings.folders)
     patients = patients_by_case((case.case_id for case in dataset.cases), settings.patient, where=where)
     checked = refuse_other_channels(check_in_parallel(dataset), dataset)
+    if settings.left_right is not None and dataset.modality not in WITHOUT_SIDES:
+        checked = refuse_unknown_sides(checked, dataset)
     orphans = [orphan_finding(path, root) for path in dataset.orphans]
     findings = (*orphans, *(finding for case in checked for finding in case.findings))
     try:
@@ -106,13 +108,26 @@ def check_in_parallel(dataset: RawDataset) -> list[CheckedCase]:
 def refuse_other_channels(checked: Sequence[CheckedCase], dataset: RawDataset) -> list[CheckedCase]:
     """Returns the cases, without the facts of sound ones whose images have other channels than most."""
     counts = Counter(case.channels for case in checked if case.facts is not None)
-    if len(counts) < 2:
-        return list(checked)
-    usual = max(counts, key=lambda count: (counts[count], count))
-    images = {case.case_id: case.image.relative_to(dataset.root).as_posix() for case in dataset.cases}
-    return [case if case.facts is None or case.channels == usual else replace(case, facts=None, findings=(
-        *case.findings, CHECKS["other-channels"].finding(images[case.case_id], case.case_id, wanted=f"{usual} as most",
-                                                         found=f"{case.channels} channel(s)"))) for case in checked]
+    usual = max(counts, key=lambda count: (counts[count], count), default=0)
+    return [case if case.channels == usual else _left_out(
+        case, dataset, "other-channels", found=f"{case.channels} channel(s)", wanted=f"{usual} as most")
+        for case in checked]
+
+
+def refuse_unknown_sides(checked: Sequence[CheckedCase], dataset: RawDataset) -> list[CheckedCase]:
+    """Returns the cases, without the facts of those that would be mirrored along an axis that nobody knows."""
+    return [case if case.has_place else _left_out(
+        case, dataset, "unknown-sides", found="no qform and no sform", wanted="an orientation") for case in checked]
+
+
+def _left_out(case: CheckedCase, dataset: RawDataset, check: str, *, found: str, wanted: str) -> CheckedCase:
+    """Returns a case with one fault more of its image; one that is left out already stays as it is."""
+    if case.facts is None:
+        return case
+    image = next(raw.image for raw in dataset.cases if raw.case_id == case.case_id)
+    finding = CHECKS[check].finding(image.relative_to(dataset.root).as_posix(), case.case_id, found=found,
+                                    wanted=wanted)
+    return replace(case, facts=None, findings=(*case.findings, finding))
 
 
 def checked_settings(experiment: str) -> DataSettings:
