@@ -137,7 +137,10 @@ def unset_voxels(count: int) -> NDArray[np.float32]:
     """
     if sys.platform == "win32" or count * np.dtype(np.float32).itemsize < STEP_BYTES:
         return np.empty(count, dtype=np.float32)
-    memory = mmap.mmap(-1, count * np.dtype(np.float32).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, count * np.dtype(np.float32).itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:  # which readers take for trouble with their file
+        raise MemoryError(f"no memory for {count} voxels") from error
     return np.frombuffer(memory, dtype=np.float32)
 
 
