@@ -17,6 +17,7 @@ from pipeline.records.settings import FolderSettings, read_data_settings
 from pipeline.sources.checks import check_case
 from pipeline.sources.folders import read_folders
 from pipeline.sources.layouts import guess_layout, read_dataset
+from pipeline.sources.masks_apart import merge_masks
 
 USUAL = FolderSettings(label_values="instances", label_names={"blob": 1})
 
@@ -124,3 +125,14 @@ def test_masks_one_file_an_object_become_instances(is_zipped: bool, tmp_path: Pa
                                          "labels/c.png"]
     expected = np.where(blob_labels(2) > 0, blob_labels(2) - 99, 0)
     np.testing.assert_array_equal(np.asarray(Image.open(RAW / "tiny/labels/c.png")), expected)
+
+
+def test_images_without_masks_and_several_of_one_case_are_left_to_the_audit(tmp_path: Path) -> None:
+    picture = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name in ("a/images/a", "a/masks/1", "b/images/b", "c/images/one", "c/images/two", "c/masks/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    merge_masks(tmp_path)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    assert files == ["images/a.png", "images/b.png", "images/c_one.png", "images/c_two.png", "labels/a.png",
+                     "labels/c.png"]

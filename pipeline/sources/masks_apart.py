@@ -24,14 +24,17 @@ def has_masks_apart(folder: Path) -> bool:
 def merge_masks(folder: Path) -> None:
     """Rearranges the cases in `folder`, which is written to; a case with a mask that cannot be read gets no label map.
 
-    An image that cannot be read keeps its case, for the audit to say so.
+    An image that cannot be read keeps its case, for the audit to say so; so do images without masks, and several images
+    of one case, whose masks belong to none of them.
     """
-    cases = sorted(path for path in folder.iterdir() if (path / "masks").is_dir())
+    cases = sorted(path for path in folder.iterdir() if any((path / name).is_dir() for name in ("images", "masks")))
     for name in ("images", "labels"):
         (folder / name).mkdir(exist_ok=True)
     for case in tqdm(cases, desc="merging masks", unit="case", disable=None):
-        for image in _pictures(case / "images"):
-            image.replace(folder / "images" / f"{case.name}{image.suffix}")
+        images = _pictures(case / "images")
+        for image in images:
+            own = "" if len(images) == 1 else f"_{image.stem}"
+            image.replace(folder / "images" / f"{case.name}{own}{image.suffix}")
         labels = _merged(_pictures(case / "masks"))
         if labels is not None:
             write_label_picture(folder / "labels" / f"{case.name}.png", labels)
@@ -55,5 +58,5 @@ def _merged(masks: list[Path]) -> NDArray[np.uint16] | None:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir()
+    return sorted(path for path in (folder.iterdir() if folder.is_dir() else ())
                   if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."))
