@@ -1,6 +1,7 @@
 """Optimiser steps, which are several iterations of the trainer each where gradients are accumulated.
 
-All that counts in a training counts steps, so that a batch in two halves is the same training as the whole batch.
+All that counts in a training counts steps, so that a batch in two halves is as long a training as the whole batch. It
+is the same one only for losses that are means over patches; an overlap over the batch is one over each half.
 """
 
 from typing import Any
