@@ -55,8 +55,8 @@ def test_a_result_is_kept_by_resume(bundle: Path, tmp_path: Path) -> None:
 
 def test_pixels_of_unknown_size_stay_and_known_ones_are_resampled(tmp_path: Path) -> None:
     unknown = save(tmp_path / "a.tif")
-    known = save(tmp_path / "b.tif", resolution_unit=3, x_resolution=10.0, y_resolution=10.0)  # 1 mm
-    steps = [ReadScand("image", pictures=True), ResampleToSpacingd("image", (0.5, 0.5, -1))]
+    known = save(tmp_path / "b.tif", resolution_unit=3, x_resolution=1e4, y_resolution=1e4)  # 0.001 mm
+    steps = [ReadScand("image", pictures=True), ResampleToSpacingd("image", (0.0005, 0.0005, -1))]
     shapes = []
     for path in (unknown, known):
         data = {"image": path}
@@ -68,8 +68,8 @@ def test_pixels_of_unknown_size_stay_and_known_ones_are_resampled(tmp_path: Path
 
 def test_each_channel_is_resampled_and_normalised_by_itself(tmp_path: Path) -> None:
     colours = np.stack([PIXELS, 10 * PIXELS + 7, np.full_like(PIXELS, 9)], axis=-1)
-    path = save(tmp_path / "a.tif", colours, resolution_unit=3, x_resolution=10.0, y_resolution=10.0)
-    data = ResampleToSpacingd("image", (0.5, 0.5, -1))(ReadScand("image")({"image": path}))
+    path = save(tmp_path / "a.tif", colours, resolution_unit=3, x_resolution=1e4, y_resolution=1e4)
+    data = ResampleToSpacingd("image", (0.0005, 0.0005, -1))(ReadScand("image")({"image": path}))
     assert tuple(data["image"].shape) == (3, 7, 5, 1)
     torch.testing.assert_close(data["image"][1], 10 * data["image"][0] + 7)
     image = NormalizeIntensityByPland("image", {"scheme": "z-score"})(data)["image"]

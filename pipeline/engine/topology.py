@@ -8,7 +8,7 @@ ones (docs/benchmarks.md).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -70,6 +70,24 @@ def plan_topology(
                   for size, multiple in zip(box.value, multiples, strict=True))
     why = f"{box.why}, rounded up to multiples of {_by(multiples)} for {len(strides)} halvings"
     return Topology(patch, strides, _kernel_sizes(spacing_mm, strides), why)
+
+
+def fitting_topology(
+    shape: tuple[int, ...], spacing_mm: tuple[float, ...], *, architecture: str, width: int, classes: int,
+    memory_gib: float,
+) -> Topology:
+    """Returns the usual topology, or one of a smaller patch of which the smallest batch fits into the memory."""
+    usual = voxels = PATCH_VOXELS[len(shape)]
+    while True:
+        topology = plan_topology(shape, spacing_mm, architecture=architecture, patch_voxels=voxels)
+        patch_gib = memory_of_patch_gib(architecture, topology, patch_size=topology.patch_size, width=width,
+                                        out_channels=classes)
+        if SMALLEST_BATCH * patch_gib <= memory_gib or voxels <= FEWEST_VOXELS:
+            break
+        voxels //= 2
+    if voxels == usual:
+        return topology
+    return replace(topology, why_patch=f"{topology.why_patch}; of {usual} voxels `memory_gib` has no room for two")
 
 
 def batch_size_for(patch_size: Sequence[int], *, patch_gib: float, memory_gib: float) -> Decision:

@@ -1,7 +1,7 @@
 """index, configs -> work/<exp>/fingerprint.json and plan.yaml: what the training cases imply for the model."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,11 @@ from pipeline.engine.fingerprint import Fingerprint, class_weights, take_fingerp
 from pipeline.engine.recipe import check_mirroring, decide_loss, decide_mirroring, decide_postprocessing
 from pipeline.engine.topology import (
     ARCHITECTURES,
-    FEWEST_VOXELS,
-    PATCH_VOXELS,
-    SMALLEST_BATCH,
     WIDTH,
-    Topology,
     batch_size_for,
+    fitting_topology,
     memory_of_patch_gib,
     network_definition,
-    plan_topology,
     why_network,
 )
 from pipeline.records.decisions import Decision, Decisions
@@ -174,10 +170,9 @@ def _decide_grid(decisions: Decisions, fingerprint: Fingerprint, index: Index) -
     dims = decisions.make("spatial_dims", *((2, "the images are pictures") if flat else (3, "the default: volumes")))
     volumes = Decision(None, "a 3D network takes whole volumes")
     axis = decisions.take("slice_axis", typical_slice_axis(fingerprint) if dims == 2 else volumes)
-    if flat and not index.has_spacing:
-        decisions.make("spacing_mm", (-1.0,) * 3, "nobody knows how large the pixels of all pictures are")
-        return
     typical = typical_spacing_mm(fingerprint)
+    if flat and not index.has_spacing:
+        typical = Decision((-1.0,) * 3, "nobody knows how large the pixels of all pictures are")
     why = typical.why if axis is None else f"{typical.why}; across slices each scan keeps its own"
     decisions.make("spacing_mm", tuple(-1.0 if i == axis else step for i, step in enumerate(typical.value)), why)
 
@@ -194,7 +189,7 @@ def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: s
     in_plane = [i for i in range(3) if i != axis]
     shape = _shape_at(fingerprint, spacing)
     steps = np.where(np.array(spacing) > 0, spacing, np.median(fingerprint.spacings_mm, axis=0)).tolist()
-    topology = _fitting_topology(
+    topology = fitting_topology(
         tuple(shape[i] for i in in_plane), tuple(steps[i] for i in in_plane), architecture=architecture, width=width,
         classes=classes, memory_gib=memory_gib - LIBRARIES_GIB,
     )
@@ -207,24 +202,6 @@ def _decide_network(decisions: Decisions, fingerprint: Fingerprint, *, preset: s
     patch_gib = memory_of_patch_gib(architecture, topology, patch_size=patch, width=width, out_channels=classes)
     decisions.take("batch_size", batch_size_for(patch, patch_gib=patch_gib, memory_gib=memory_gib - LIBRARIES_GIB))
     decisions.make("processes", 1, "the default; more GPUs than one are used where this says so")
-
-
-def _fitting_topology(
-    shape: tuple[int, ...], spacing_mm: tuple[float, ...], *, architecture: str, width: int, classes: int,
-    memory_gib: float,
-) -> Topology:
-    """Returns the usual topology, or one of a smaller patch of which the smallest batch fits into the memory."""
-    usual = voxels = PATCH_VOXELS[len(shape)]
-    while True:
-        topology = plan_topology(shape, spacing_mm, architecture=architecture, patch_voxels=voxels)
-        patch_gib = memory_of_patch_gib(architecture, topology, patch_size=topology.patch_size, width=width,
-                                        out_channels=classes)
-        if SMALLEST_BATCH * patch_gib <= memory_gib or voxels <= FEWEST_VOXELS:
-            break
-        voxels //= 2
-    if voxels == usual:
-        return topology
-    return replace(topology, why_patch=f"{topology.why_patch}; of {usual} voxels `memory_gib` has no room for two")
 
 
 def _decide_meaning(
