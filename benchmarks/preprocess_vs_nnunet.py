@@ -20,9 +20,8 @@ from pathlib import Path
 from time import perf_counter
 
 from infer_vs_nnunet import DATASET, lay_out, run_nnunet
+from train_vs_peers import EXPERIMENT, copied_project
 
-ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENT = "hippocampus_3d"
 STAGES = ("audit", "plan", "preprocess")
 # Runs one stage and prints the peak memory, in KiB, of the largest of its processes.
 MEASURED = ("import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'pipeline', *sys.argv[1:]], "
@@ -36,20 +35,6 @@ def lay_out_for_training(data: Path, index: Path, folder: Path) -> None:
     changed = folder / "index.json"
     changed.write_text(json.dumps(content))
     lay_out(data, changed, folder)
-
-
-def copied_project(folder: Path, data: Path) -> Path:
-    """Returns a copy of the project in which the experiment's dataset is `data`."""
-    project = folder / "project"
-    shutil.rmtree(project, ignore_errors=True)
-    for name in ("bundles", f"configs/{EXPERIMENT}"):
-        shutil.copytree(ROOT / name, project / name)
-    for name in ("dvc.yaml", "requirements.lock"):
-        shutil.copyfile(ROOT / name, project / name)
-    (project / "pipeline").symlink_to(ROOT / "pipeline")
-    (project / "data/raw").mkdir(parents=True)
-    (project / "data/raw/hippocampus").symlink_to(data.resolve())
-    return project
 
 
 def run_segline(project: Path) -> dict[str, float]:
@@ -89,7 +74,7 @@ def main() -> None:
         folder = (arguments.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         lay_out_for_training(arguments.data, arguments.index, folder)
-        project = copied_project(folder, arguments.data)
+        project = copied_project(folder / "project", arguments.data)
         peer, own = [], []
         for _ in range(arguments.rounds):
             shutil.rmtree(folder / "preprocessed" / DATASET, ignore_errors=True)

@@ -28,11 +28,8 @@ PATCH = (40, 56, 40)
 SPEED = "exact"
 
 
-def run_segline(folder: Path, data: Path, *, minutes: float, seed: int) -> dict[str, Any]:
-    """Trains by Segline's own stages in a copy of the project, and segments the held-out scans."""
-    import yaml
-
-    project = folder / f"segline_{seed}"
+def copied_project(project: Path, data: Path) -> Path:
+    """Returns a new copy of the project, at `project`, whose hippocampus is `data`."""
     shutil.rmtree(project, ignore_errors=True)
     for name in ("bundles", f"configs/{EXPERIMENT}"):
         shutil.copytree(ROOT / name, project / name)
@@ -40,7 +37,15 @@ def run_segline(folder: Path, data: Path, *, minutes: float, seed: int) -> dict[
         shutil.copyfile(ROOT / name, project / name)
     (project / "pipeline").symlink_to(ROOT / "pipeline")
     (project / "data/raw").mkdir(parents=True)
-    (project / "data/raw" / data.name).symlink_to(data.resolve())
+    (project / "data/raw/hippocampus").symlink_to(data.resolve())
+    return project
+
+
+def run_segline(folder: Path, data: Path, *, minutes: float, seed: int) -> dict[str, Any]:
+    """Trains by Segline's own stages in a copy of the project, and segments the held-out scans."""
+    import yaml
+
+    project = copied_project(folder / f"segline_{seed}", data)
     config = project / "configs" / EXPERIMENT / "bundle.yaml"
     chosen = {key: value for key, value in yaml.safe_load(config.read_text()).items()
               if key not in ("iterations", "budget", "preset")}
