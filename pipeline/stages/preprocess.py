@@ -4,19 +4,24 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from os import cpu_count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.engine.cache import CachedCase, write_manifest
 from pipeline.records.errors import InputError, input_error_behind
 from pipeline.records.files import folder_written_aside, sha256_of_file
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
 from pipeline.records.index import IndexedCase, read_index
+
+if TYPE_CHECKING:
+    from pipeline.engine.cache import CachedCase
+
+# MONAI takes seconds, and this process can do without.
+IMPORTED_BEFORE_FORKS = ["pipeline.stages.preprocess", "pipeline.bundle", "pipeline.engine.cache"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,10 @@ def run(experiment: str) -> None:
     values = tuple(sorted(index.labels.values()))
     # A fork of a process that has run torch can hang; a server that only imported it can fork safely and at once.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.stages.preprocess", "pipeline.bundle"])
+    context.set_forkserver_preload(IMPORTED_BEFORE_FORKS)
+    forkserver.ensure_running()
+    from pipeline.engine.cache import write_manifest  # torch, meanwhile
+
     with folder_written_aside(folders.cache) as aside, ProcessPoolExecutor(cpu_count(), mp_context=context) as pool:
         jobs = [_Job(case, Path(index.root), folders.plan, values, index.are_instances, aside) for case in cases]
         try:
@@ -52,7 +60,6 @@ def run(experiment: str) -> None:
 
 @cache
 def _transforms(plan: Path) -> Any:
-    # Seconds, for the server of processes alone: it has both when it forks.
     import torch
 
     from pipeline.bundle import preprocessing_of
@@ -61,7 +68,9 @@ def _transforms(plan: Path) -> Any:
     return preprocessing_of(TEMPLATE, plan=plan, keys=["image", "label"])
 
 
-def _preprocess(job: _Job) -> CachedCase:
+def _preprocess(job: _Job) -> "CachedCase":
+    from pipeline.engine.cache import CachedCase
+
     try:
         sample = _transforms(job.plan)({"image": job.root / job.case.image, "label": job.root / job.case.label})
     except RuntimeError as error:
