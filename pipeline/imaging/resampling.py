@@ -129,18 +129,29 @@ def interpolate(volume: torch.Tensor, axis: int, matrix: torch.Tensor) -> torch.
     order = sorted(range(volume.ndim), key=lambda other: -volume.stride(other))
     dense = volume.permute(order)
     place = order.index(axis)
-    is_last = place == volume.ndim - 1
-    flat = dense.reshape(-1, dense.shape[-1]) if is_last else dense.reshape(*dense.shape[: place + 1], -1)
-    along = flat.ndim - 1 if is_last else place
-    product = flat.new_empty([len(matrix) if i == along else size for i, size in enumerate(flat.shape)])
+    shape = [len(matrix) if i == place else size for i, size in enumerate(dense.shape)]
+    result = dense.new_empty(shape)
+    before, after = dense.shape[:place], dense.shape[place + 1 :]
+    if after:
+        _multiply(matrix, dense.reshape(*before, -1, after.numel()), into=result.view(*before, -1, after.numel()))
+    else:
+        _multiply(matrix, dense.reshape(-1, dense.shape[-1]).T, into=result.view(-1, shape[-1]).T)
+    return result.permute([order.index(other) for other in range(volume.ndim)])
+
+
+def _multiply(matrix: torch.Tensor, columns: torch.Tensor, *, into: torch.Tensor) -> None:
+    """Writes ``matrix @ columns`` into a tensor, band by band: what a band does not weigh is not looked at.
+
+    Args:
+        matrix: ``(new, old)``; every row weighs something, and rows side by side the same or neighbouring columns.
+        columns: ``(..., old, n)``.
+        into: ``(..., new, n)``.
+    """
     for first in range(0, len(matrix), BAND):
         rows = matrix[first : first + BAND]
-        columns = torch.nonzero(rows.any(dim=0)).flatten()
-        low, high = int(columns[0]), int(columns[-1]) + 1
-        band, part = rows[:, low:high], flat.narrow(along, low, high - low)
-        product.narrow(along, first, len(rows)).copy_(part @ band.T if is_last else band @ part)
-    back = [order.index(other) for other in range(volume.ndim)]
-    return product.reshape([len(matrix) if i == place else size for i, size in enumerate(dense.shape)]).permute(back)
+        weighed = torch.nonzero(rows.any(dim=0)).flatten()
+        needed = slice(int(weighed[0]), int(weighed[-1]) + 1)
+        torch.matmul(rows[:, needed], columns[..., needed, :], out=into[..., first : first + BAND, :])
 
 
 def _three(values: Sequence[object]) -> tuple:  # type: ignore[type-arg]
