@@ -29,12 +29,12 @@ OPAQUE = 255
 # Tags of TIFF and EXIF. Source: TIFF 6.0, sections 8 and 9.
 ORIENTATION, BITS, SAMPLES, FORMAT, DESCRIPTION = 274, 258, 277, 339, 270
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
-MM_OF_UNIT = {2: 25.4, 3: 10.0}
+INCH_MM = 25.4
+MM_OF_UNIT = {2: INCH_MM, 3: 10.0}
 # Dots an inch that say how large to print, and nothing about what is shown: these, and all that are no finer than a
 # scanner's or a printer's, in whatever unit.
 PRINTED = (600, 1200)
 COARSEST_MM = 0.05
-INCH_MM = 25.4
 # ImageJ writes the unit into the description instead.
 _IMAGEJ_UNIT = re.compile(r"^unit=(.+)$", re.MULTILINE)
 MM_OF_NAME = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "\\u00B5m": 1e-3, "mm": 1.0,
