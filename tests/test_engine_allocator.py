@@ -1,9 +1,15 @@
-"""What glibc keeps of freed memory, read from the kernel in a process of its own."""
+"""What glibc keeps of freed memory, read from the kernel in a process of its own, and when it is given back."""
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny_bundle import segmenter_of, write_bundle
+from tiny_msd import write_scan
+
+from pipeline.engine import scan_run, segmenter
 
 MEASURE = """
 import re, sys
@@ -32,3 +38,16 @@ def test_256_mib_are_kept_until_they_are_given_back(how: str, is_kept: bool) -> 
     freed, given_back = map(float, words.split())
     assert (freed > 200) is is_kept
     assert given_back < 56
+
+
+@pytest.mark.parametrize(("large_from_bytes", "times"), [(1, 3), (10**9, 1)])
+def test_what_a_large_scan_has_freed_goes_back_to_the_system_between_its_phases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_from_bytes: int, times: int
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(scan_run, "LARGE_SCAN_BYTES", large_from_bytes)
+    for module in (scan_run, segmenter):
+        monkeypatch.setattr(module, "give_back_freed_memory", lambda: calls.append(1))
+    scan = write_scan(tmp_path / "scan.nii.gz", np.ones((8, 9, 10), dtype=np.float32))
+    segmenter_of(write_bundle(tmp_path / "bundle", labels={"one": 1}), scan, tmp_path / "out").segment_all()
+    assert len(calls) == times

@@ -22,7 +22,6 @@ from tiny_bundle import segmenter_of, write_bundle
 from tiny_dicom import slice_dataset
 from tiny_msd import write_scan
 
-from pipeline.engine import scan_run, segmenter
 from pipeline.engine.inferers import WindowInferer
 from pipeline.records.errors import InputError
 
@@ -200,18 +199,6 @@ def test_a_failed_scan_leaves_nothing_in_memory(tmp_path: Path, bundle: Path) ->
         assert [reference() for reference in seen] == [None] * 3
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize(("large_from_bytes", "times"), [(1, 3), (10**9, 1)])
-def test_what_a_large_scan_has_freed_goes_back_to_the_system_between_its_phases(
-    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, large_from_bytes: int, times: int
-) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(scan_run, "LARGE_SCAN_BYTES", large_from_bytes)
-    for module in (scan_run, segmenter):
-        monkeypatch.setattr(module, "give_back_freed_memory", lambda: calls.append(1))
-    run(bundle, write_scan(tmp_path / "in/a.nii.gz", voxels()), tmp_path / "out")
-    assert len(calls) == times
 
 
 def test_scores_that_are_no_numbers_are_no_empty_mask(tmp_path: Path, bundle: Path) -> None:

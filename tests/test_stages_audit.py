@@ -7,7 +7,6 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from tiny_audit import (
@@ -71,18 +70,6 @@ def test_what_is_declared_of_left_and_right_stands_in_the_index() -> None:
     assert read_index(WORK / "index.json").left_right == (("organ", "lesion"),)
     CONFIG.write_text(SETTINGS + "left_right: [[organ, lung]]\n")
     assert refusal().reason == "invalid-value"
-
-
-@pytest.mark.parametrize(("declared", "is_left_out"), [("", False), ("left_right: symmetric\n", True)])
-def test_scans_that_do_not_say_which_side_is_left_are_not_mirrored(declared: str, is_left_out: bool) -> None:
-    CONFIG.write_text(SETTINGS + declared)
-    for path in (IMAGE, LABEL):
-        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None), path)  # neither qform nor sform
-    audit.run("tiny")
-    left = {case.case_id for case in read_index(WORK / "index.json").cases}
-    assert set(CASES) - left == ({"p3_a"} if is_left_out else set())
-    found = [(item["check"], item["case_id"]) for item in findings() if item["severity"] == "error"]
-    assert found == ([("unknown-sides", "p3_a")] if is_left_out else [])
 
 
 def test_patients_stay_together_and_every_split_has_one() -> None:

@@ -5,9 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
-from tiny_audit import CASES, IMAGE, LABEL, WORK, enter_audited_repository, findings, indexed, truncate
+from tiny_audit import (
+    CASES,
+    CONFIG,
+    IMAGE,
+    LABEL,
+    SETTINGS,
+    WORK,
+    enter_audited_repository,
+    findings,
+    indexed,
+    truncate,
+)
 from tiny_msd import AFFINE, SHAPE, image_array, label_array, write_scan
 
 from pipeline.records.index import read_index
@@ -133,3 +145,15 @@ def test_a_missing_label_gives_both_halves_of_the_pair() -> None:
         ("unpaired-file", "imagesTr/p3_a.nii.gz", "a file that belongs to no case"),
         ("missing-file", "labelsTr/p3_a.nii.gz", "no such file")]
     assert indexed() == [case_id for case_id in CASES if case_id != "p3_a"]
+
+
+@pytest.mark.parametrize(("declared", "is_left_out"), [("", False), ("left_right: symmetric\n", True)])
+def test_scans_that_do_not_say_which_side_is_left_are_not_mirrored(declared: str, is_left_out: bool) -> None:
+    CONFIG.write_text(SETTINGS + declared)
+    for path in (IMAGE, LABEL):
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None), path)  # neither qform nor sform
+    audit.run("tiny")
+    left = {case.case_id for case in read_index(WORK / "index.json").cases}
+    assert set(CASES) - left == ({"p3_a"} if is_left_out else set())
+    found = [(item["check"], item["case_id"]) for item in findings() if item["severity"] == "error"]
+    assert found == ([("unknown-sides", "p3_a")] if is_left_out else [])
