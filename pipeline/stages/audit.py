@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -109,25 +109,24 @@ def refuse_other_channels(checked: Sequence[CheckedCase], dataset: RawDataset) -
     """Returns the cases, without the facts of sound ones whose images have other channels than most."""
     counts = Counter(case.channels for case in checked if case.facts is not None)
     usual = max(counts, key=lambda count: (counts[count], count), default=0)
-    return [case if case.channels == usual else _left_out(
-        case, dataset, "other-channels", found=f"{case.channels} channel(s)", wanted=f"{usual} as most")
-        for case in checked]
+    return _without(checked, dataset, "other-channels", wanted=f"{usual} as most",
+                    found=lambda case: None if case.channels == usual else f"{case.channels} channel(s)")
 
 
 def refuse_unknown_sides(checked: Sequence[CheckedCase], dataset: RawDataset) -> list[CheckedCase]:
     """Returns the cases, without the facts of those that would be mirrored along an axis that nobody knows."""
-    return [case if case.has_place else _left_out(
-        case, dataset, "unknown-sides", found="no qform and no sform", wanted="an orientation") for case in checked]
+    return _without(checked, dataset, "unknown-sides", wanted="an orientation",
+                    found=lambda case: None if case.has_place else "no qform and no sform")
 
 
-def _left_out(case: CheckedCase, dataset: RawDataset, check: str, *, found: str, wanted: str) -> CheckedCase:
-    """Returns a case with one fault more of its image; one that is left out already stays as it is."""
-    if case.facts is None:
-        return case
-    image = next(raw.image for raw in dataset.cases if raw.case_id == case.case_id)
-    finding = CHECKS[check].finding(image.relative_to(dataset.root).as_posix(), case.case_id, found=found,
-                                    wanted=wanted)
-    return replace(case, facts=None, findings=(*case.findings, finding))
+def _without(checked: Sequence[CheckedCase], dataset: RawDataset, check: str, *, wanted: str,
+             found: Callable[[CheckedCase], str | None]) -> list[CheckedCase]:
+    """Returns the cases; sound ones in whose image something is `found` lose their facts and get a finding for it."""
+    images = {case.case_id: case.image.relative_to(dataset.root).as_posix() for case in dataset.cases}
+    faults = [None if case.facts is None else found(case) for case in checked]
+    return [case if fault is None else replace(case, facts=None, findings=(
+        *case.findings, CHECKS[check].finding(images[case.case_id], case.case_id, found=fault, wanted=wanted)))
+        for case, fault in zip(checked, faults, strict=True)]
 
 
 def checked_settings(experiment: str) -> DataSettings:
