@@ -11,7 +11,6 @@ With --large the scan is repeated four times along the patient, 512x512x480 voxe
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from ct_like_scan import AFFINE, SHAPE, make_scan, number_by_position, repeated
 
-SHAPE, SPACING_MM = (512, 512, 120), (0.7, 0.7, 2.5)
 NETWORK = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": (16, 32, 64, 128, 256),
            "strides": (2, 2, 2, 2), "num_res_units": 2, "norm": "instance"}
 PLAN = {
@@ -35,31 +34,7 @@ PLAN = {
 }
 SPEEDS = ("exact", "fast", "fastest")
 STEPS = 200
-LARGE = 4  # times as many slices
 TEMPLATE = Path(__file__).parents[1] / "bundles/segmentation/configs"
-
-
-def make_scan() -> tuple[np.ndarray, np.ndarray]:
-    """Returns Hounsfield units and labels ``(x, y, z)``: a body in air, an organ, and lesions in it."""
-    rng = np.random.default_rng(0)
-    x, y, z = np.meshgrid(*(np.arange(n) * mm for n, mm in zip(SHAPE, SPACING_MM, strict=True)), indexing="ij",
-                          sparse=True)
-
-    def ellipsoid(centre: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
-        return ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 + (
-            (z - centre[2]) / radii[2]) ** 2 < 1
-
-    image = np.full(SHAPE, -1000, dtype=np.float32)
-    image[ellipsoid((179, 179, 150), (150, 110, 400))] = 0
-    label = np.zeros(SHAPE, dtype=np.uint8)
-    organ = ellipsoid((120, 170, 160), (60, 50, 70))
-    image[organ], label[organ] = 60, 1
-    for _ in range(12):
-        centre = np.array([120, 170, 160]) + rng.uniform(-1, 1, 3) * (40, 33, 48)
-        lesion = ellipsoid(tuple(centre), tuple(rng.uniform(4, 12, 3))) & organ
-        image[lesion], label[lesion] = 120, 2
-    image += rng.normal(scale=20, size=SHAPE).astype(np.float32)
-    return image, label
 
 
 def train(image: np.ndarray, label: np.ndarray, path: Path) -> None:
@@ -71,7 +46,7 @@ def train(image: np.ndarray, label: np.ndarray, path: Path) -> None:
     from pipeline.imaging.resampling import regrid_of, to_network_grid
 
     torch.manual_seed(0)
-    regrid = regrid_of(SHAPE, affine(), spacing_mm=PLAN["spacing_mm"])
+    regrid = regrid_of(SHAPE, AFFINE, spacing_mm=PLAN["spacing_mm"])
     scheme = PLAN["intensity"]
     volume = to_network_grid(torch.from_numpy(image), regrid).clamp(scheme["low"], scheme["high"])
     volume = (volume - scheme["mean"]) / scheme["std"]
@@ -96,11 +71,6 @@ def train(image: np.ndarray, label: np.ndarray, path: Path) -> None:
     torch.save(network.state_dict(), path)
 
 
-def affine() -> np.ndarray:
-    """Returns the scan's affine: as CT series are, rows to the left and columns to the back."""
-    return np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
-
-
 def prepare(folder: Path, *, is_large: bool) -> None:
     """Writes series, truth, weights and both bundles, where they are not there yet."""
     import yaml
@@ -117,27 +87,16 @@ def prepare(folder: Path, *, is_large: bool) -> None:
     weights = folder / "bundle/models/model.pt"
     train(image, label, weights)
     if is_large:
-        image, label = (np.tile(array, (1, 1, LARGE)) for array in (image, label))
-    write_ct_series(folder / "series", image, affine=affine(), uid_seed="benchmark", patient_id="p000")
+        image, label = repeated(image), repeated(label)
+    write_ct_series(folder / "series", image, affine=AFFINE, uid_seed="benchmark", patient_id="p000")
     number_by_position(folder / "series")
-    write_nifti(folder / "truth.nii.gz", label, affine=affine())
+    write_nifti(folder / "truth.nii.gz", label, affine=AFFINE)
     weights.with_name("model.pt.sha256").write_text(f"{sha256_of_file(weights)}  model.pt\n")
     config: dict[str, Any] = {}
     for name in ("common.yaml", "inference.yaml"):
         config |= yaml.safe_load((TEMPLATE / name).read_text())
     (folder / "bundle/configs/inference.yaml").write_text(yaml.safe_dump(config | PLAN, sort_keys=False))
     (folder / "ready").touch()
-
-
-def number_by_position(series: Path) -> None:
-    """Numbers the slices in order: MONAI's reader goes by that, and takes any other order for the slices' own."""
-    import pydicom
-
-    slices = [(path, pydicom.dcmread(path)) for path in series.iterdir()]
-    slices.sort(key=lambda item: item[1].ImagePositionPatient[2])
-    for number, (path, content) in enumerate(slices, start=1):
-        content.InstanceNumber = number
-        content.save_as(path)
 
 
 def run_stock(folder: Path, out: Path) -> float:
@@ -189,9 +148,13 @@ def run_stock(folder: Path, out: Path) -> float:
     return perf_counter() - start
 
 
-def peak_kib() -> int:
-    """Returns the most memory this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def status_kib(name: str) -> int:
+    """Returns a line of the kernel's account of this process: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    Not getrusage: its peak counts what the parent had when it started this process, which may have trained before.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 def run_segline(folder: Path, out: Path, speed: str) -> tuple[float, dict[str, float], float, int]:
@@ -208,7 +171,7 @@ def run_segline(folder: Path, out: Path, speed: str) -> tuple[float, dict[str, f
     start = perf_counter()
     segmenter = open_segmenter(folder / "bundle", speed=speed)
     (result,) = segmenter.segment_found(find_scans(folder / "series"), out)
-    seconds, peak = perf_counter() - start, peak_kib()
+    seconds, peak = perf_counter() - start, status_kib("VmHWM")
     assert result.folder is not None, result.message
     report = json.loads((result.folder / "report.json").read_text())
     # Once more, to count the windows; then the network alone on as many.
@@ -240,11 +203,10 @@ def run_side(side: str, folder: Path) -> None:
     out = folder / "out" / side
     out.mkdir(parents=True, exist_ok=True)
     torch.rand(8)
-    before_kib = int(next(line for line in Path("/proc/self/status").read_text().splitlines()
-                          if line.startswith("VmRSS")).split()[1])
+    before_kib = status_kib("VmRSS")
     found: dict[str, Any] = {}
     if side == "stock":
-        found["seconds"], peak = run_stock(folder, out), peak_kib()
+        found["seconds"], peak = run_stock(folder, out), status_kib("VmHWM")
         found["mask"] = str(next(out.glob("*.nii.gz")))
     else:
         found["seconds"], found["phases"], found["bare"], peak = run_segline(folder, out, side)
@@ -298,7 +260,7 @@ def main() -> None:
         run_side(arguments.side, arguments.folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
+        folder = (arguments.folder or Path(temporary)) / ("large" if arguments.large else "usual")
         folder.mkdir(parents=True, exist_ok=True)
         prepare(folder, is_large=arguments.large)
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in ("stock", *SPEEDS)}

@@ -16,16 +16,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
+import psutil
 from infer_vs_nnunet import DATASET, lay_out, run_nnunet
 from train_vs_peers import EXPERIMENT, copied_project
 
 STAGES = ("audit", "plan", "preprocess")
-# Runs one stage and prints the peak memory, in KiB, of the largest of its processes.
-MEASURED = ("import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'pipeline', *sys.argv[1:]], "
-            "check=True, stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+POLL_S = 0.01
 
 
 def lay_out_for_training(data: Path, index: Path, folder: Path) -> None:
@@ -49,16 +49,24 @@ def run_segline(project: Path) -> dict[str, float]:
 
 
 def peak_mib(project: Path, *, share: float) -> tuple[int, float]:
-    """Returns how many cases this share of the index is, and the peak memory of the largest process on them."""
+    """Returns how many cases this share of the index is, and the most memory that one process takes on them."""
     path = project / f"work/{EXPERIMENT}/index.json"
     whole = path.read_text()
     content = json.loads(whole)
     content["cases"] = content["cases"][: round(share * len(content["cases"]))]
     path.write_text(json.dumps(content))
-    output = subprocess.run([sys.executable, "-c", MEASURED, "preprocess", "--experiment", EXPERIMENT], cwd=project,
-                            check=True, capture_output=True, text=True).stdout
+    stage = psutil.Popen([sys.executable, "-m", "pipeline", "preprocess", "--experiment", EXPERIMENT], cwd=project,
+                         stdout=subprocess.DEVNULL)
+    peak = 0
+    while stage.poll() is None:
+        # Of all below it: the server of processes is not waited for, so no account of children has its workers.
+        for process in (stage, *stage.children(recursive=True)):
+            with suppress(psutil.Error):
+                peak = max(peak, process.memory_info().rss)
+        sleep(POLL_S)
+    assert stage.returncode == 0
     path.write_text(whole)
-    return len(content["cases"]), int(output.split()[-1]) / 1024
+    return len(content["cases"]), peak / 2**20
 
 
 def main() -> None:
