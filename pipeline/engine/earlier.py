@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def _files_of(location: ScanLocation) -> list[Path]:
     return [location.path]
 
 
-def free_folder(output_dir: Path, name: str, *, content_digest: str, taken: set[str]) -> Path:
+def free_folder(output_dir: Path, name: str, *, content_digest: Callable[[], str], taken: set[str]) -> Path:
     """Returns `output_dir`/`name`, or with a suffix where that belongs to another scan of this name.
 
     An earlier result of the same scan, known by its content, is to be replaced; anything else stays as it is.
@@ -82,7 +82,7 @@ def free_folder(output_dir: Path, name: str, *, content_digest: str, taken: set[
     Args:
         output_dir: where the scans' folders are.
         name: the wanted folder.
-        content_digest: of the scan.
+        content_digest: returns that of the scan; asked only where there is a result to compare it with.
         taken: casefolded names of the other scans of this run.
     """
     chosen, count = name, 1
@@ -92,11 +92,11 @@ def free_folder(output_dir: Path, name: str, *, content_digest: str, taken: set[
     return output_dir / chosen
 
 
-def _is_free(folder: Path, content_digest: str) -> bool:
+def _is_free(folder: Path, content_digest: Callable[[], str]) -> bool:
     if not folder.exists():
         return True
     try:
-        return bool(json.loads((folder / REPORT).read_text(encoding="utf-8"))["input_sha256"] == content_digest)
+        return bool(json.loads((folder / REPORT).read_text(encoding="utf-8"))["input_sha256"] == content_digest())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -10,6 +10,7 @@ import torch
 from monai.inferers import Inferer
 from torch.nn import functional
 
+from pipeline.engine.labelling import Box
 from pipeline.engine.memory import room_for
 from pipeline.engine.mirroring import Mirrors
 from pipeline.engine.speeds import reduced_dtype, speed_named
@@ -80,12 +81,8 @@ class WindowInferer(Inferer):
         """Returns logits ``(classes, x, y, z)``; where air is skipped, they are certain of the background there."""
         box = body_box(volume) if self.speed.skips_air else None
         if box is None or self._count(volume[(slice(None), *box)].shape[1:]) == self._count(volume.shape[1:]):
-            return self._slide(volume, forward)
-        inside = self._slide(volume[(slice(None), *box)], forward)
-        logits = torch.zeros(len(inside), *volume.shape[1:], device=inside.device)
-        logits[0] = CERTAIN
-        logits[(slice(None), *box)] = inside
-        return logits
+            box = slice(0, volume.shape[1]), slice(0, volume.shape[2]), slice(0, volume.shape[3])
+        return self._slide(volume, box, forward)
 
     def _count(self, shape: Sequence[int]) -> int:
         """Returns how many windows a volume of this shape takes, weighted by their voxels."""
@@ -93,17 +90,23 @@ class WindowInferer(Inferer):
         size = [max(extent, edge) for extent, edge in zip(shape, window, strict=True)]
         return len(place_windows(size, window, overlap=self.overlap, evenly=True)) * prod(window)
 
-    def _slide(self, volume: torch.Tensor, forward: Network) -> torch.Tensor:
-        """Returns logits ``(classes, x, y, z)`` of one ``(channel, x, y, z)``."""
-        window = self._window(volume.shape[1:])
-        padded, inner = _padded(volume, window)
-        total, weights = None, window_weights(window)
+    def _slide(self, volume: torch.Tensor, box: Box, forward: Network) -> torch.Tensor:
+        """Returns logits ``(classes, x, y, z)`` of one ``(channel, x, y, z)``, from windows that cover `box`."""
+        inside = volume[(slice(None), *box)]
+        window = self._window(inside.shape[1:])
+        padded, inner = _padded(inside, window)
+        logits, total, weights = None, None, window_weights(window)
         starts = place_windows(padded.shape[1:], window, overlap=self.overlap, evenly=self.speed.fits_windows)
         for start, scores in self._scores(padded, starts, window, forward):
             if total is None:
-                room = room_for(padded, len(scores))
-                total = torch.zeros(len(scores), *padded.shape[1:], device=room)
+                room = room_for(volume, len(scores))
                 weights = weights.to(room)
+                if padded is inside:
+                    # Summed where the result lies: large scans get no second volume of scores.
+                    logits = _background(len(scores), volume.shape[1:], box, room)
+                    total = logits[(slice(None), *box)]
+                else:
+                    total = torch.zeros(len(scores), *padded.shape[1:], device=room)
             place = tuple(slice(first, first + edge) for first, edge in zip(start, window, strict=True))
             total[(slice(None), *place)].addcmul_(scores.to(total.device), weights)
         assert total is not None, "there is at least one window"
@@ -112,7 +115,14 @@ class WindowInferer(Inferer):
             raise InputError("scan", found="class scores that are not finite", wanted="numbers",
                              remedy="try --speed exact; if that fails too, the weights are damaged",
                              reason="non-finite-scores")
-        return total[(slice(None), *inner)]
+        if logits is not None:
+            return logits
+        found = total[(slice(None), *inner)]
+        if inside.shape == volume.shape:
+            return found
+        logits = _background(len(found), volume.shape[1:], box, found.device)
+        logits[(slice(None), *box)] = found
+        return logits
 
     def _scores(self, volume: torch.Tensor, starts: Sequence[Start], window: Sequence[int],
                 forward: Network) -> Iterator[tuple[Start, torch.Tensor]]:
@@ -155,6 +165,15 @@ class WindowInferer(Inferer):
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         dtype = reduced_dtype(device.type) if self.speed.reduced_precision else None
         return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def _background(classes: int, shape: Sequence[int], box: Box, device: torch.device) -> torch.Tensor:
+    """Returns logits ``(classes, x, y, z)`` that are 0 inside of `box` and certain of the background around it."""
+    logits = torch.zeros(classes, *shape, device=device)
+    for axis, (part, size) in enumerate(zip(box, shape, strict=True)):
+        logits[0].narrow(axis, 0, part.start).fill_(CERTAIN)
+        logits[0].narrow(axis, part.stop, size - part.stop).fill_(CERTAIN)
+    return logits
 
 
 def _is_flat(cut: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -110,7 +110,6 @@ class _Read:
     location: ScanLocation
     state: str = ""
     data: dict[str, Any] = field(default_factory=dict)
-    digest: Future[str] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     failed: ScanResult | None = None
 
@@ -168,9 +167,7 @@ class ScanRun:
             with _timed(seconds, "read"):
                 state = state_of(location)  # first: a file that is replaced meanwhile is not the one that was read
                 data = self.method.reader({IMAGE: location})
-            # Beside the network, which does not wait for it.
-            digest = self.digests.submit(content_digest, data[f"{IMAGE}_scan"])
-            return _Read(location, state, data, digest, seconds)
+            return _Read(location, state, data, seconds)
         except Exception as error:
             return _Read(location, failed=failure(location.name, location.relative, error, seconds))
 
@@ -228,14 +225,14 @@ class ScanRun:
 
     def _result(self, found: Segmented, read: _Read) -> ScanResult:
         location, scan = read.location, found.scan
+        # Not beside the network, whose threads wait for the slowest of them.
+        digesting = self.digests.submit(content_digest, scan)
         numbers = measured(found, self.method.names.values)
-        assert read.digest is not None, "there is one for each scan that was read"
-        digest = read.digest.result()
         warnings = [*scan.warnings, *self._doubts(scan)]
         # Of a series that is no regular volume, what was done about it may be anything that its warnings say.
         is_mended = self.method.irregular == "resample" and scan.planes is not None and bool(scan.warnings)
         low_confidence = not scan.has_place or is_mended or len(warnings) > len(scan.warnings)
-        target = free_folder(self.output_dir, location.name, content_digest=digest,
+        target = free_folder(self.output_dir, location.name, content_digest=digesting.result,
                              taken=self.used | set(self.coming))
         self.used.add(target.name.casefold())
         with folder_written_aside(target) as aside:
@@ -243,7 +240,7 @@ class ScanRun:
                 write_images(aside, found, self.method.names, settings=self.method.settings, model=self.method.model)
             write_report(aside, {
                 "input": location.relative,
-                "input_sha256": digest,
+                "input_sha256": digesting.result(),
                 "input_state": read.state,
                 "notice": NOTICE,
                 "model_sha256": self.method.model.digest,

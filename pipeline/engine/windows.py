@@ -9,6 +9,7 @@ import torch
 from monai.data.utils import compute_importance_map
 from torch.nn import functional
 
+from pipeline.engine.labelling import Box
 from pipeline.imaging.intensities import sample_step
 
 # One window is stretched over a whole scan that is longer than it by at most this factor, while it holds at most so
@@ -74,13 +75,15 @@ def fitted_window(shape: Sequence[int], planned: Sequence[int]) -> tuple[int, ..
     return tuple(planned) if list(fitted) == multiples else fitted
 
 
-def body_box(volume: torch.Tensor) -> tuple[slice, slice, slice]:
+def body_box(volume: torch.Tensor) -> Box:
     """Returns the box, with a margin, of what is brighter than air in ``(channel, x, y, z)``; all of it if all is.
 
     The first channel decides. An even volume has no body, and comes back whole.
     """
     image = volume[0]
-    samples = image.reshape(-1)[:: sample_step(image.shape, PERCENTILE_SAMPLES)].float()
+    # As the voxels lie in memory: in another order each is copied first.
+    in_memory = image.permute(sorted(range(3), key=image.stride, reverse=True))
+    samples = in_memory.reshape(-1)[:: sample_step(image.shape, PERCENTILE_SAMPLES)].float()
     ends = torch.tensor([AIR_PERCENTILE / 100, BRIGHT_PERCENTILE / 100], device=image.device)
     low, high = (float(end) for end in torch.quantile(samples, ends))
     edges = [min(BODY_CUBE, size) for size in image.shape]
