@@ -94,7 +94,7 @@ def test_a_single_voxel_stays_itself() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_memory_order_is_kept_whatever_it_is(axis: int) -> None:
+def test_memory_order_is_kept_whatever_it_is_or_the_axis_laid_innermost(axis: int) -> None:
     matrix = interpolation_matrix(np.array([0.5, 2.0]), 4)
     for order in itertools.permutations(range(3)):
         turned = volume((4, 4, 4)).permute(order)
@@ -102,6 +102,10 @@ def test_memory_order_is_kept_whatever_it_is(axis: int) -> None:
         expected = torch.tensordot(turned, matrix, dims=([axis], [1])).movedim(-1, axis)
         torch.testing.assert_close(found, expected)
         assert np.argsort(found.stride()).tolist() == np.argsort(turned.stride()).tolist()
+        turned_in = interpolate(turned, axis, matrix, innermost=True)
+        torch.testing.assert_close(turned_in, expected)
+        others = [other for other in np.argsort(turned.stride()).tolist() if other != axis]
+        assert np.argsort(turned_in.stride()).tolist() == [axis, *others]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

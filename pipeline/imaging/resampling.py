@@ -101,7 +101,9 @@ def to_network_grid(volume: torch.Tensor, regrid: Regrid, *, nearest: bool = Fal
         if nearest or regrid.steps[axis] == 1.0:
             turned = turned.index_select(axis, torch.from_numpy(np.rint(positions).astype(np.int64)))
         else:
-            turned = interpolate(turned, axis, interpolation_matrix(positions, turned.shape[axis]))
+            # Windows have z innermost: laid so here, they are cut along memory.
+            turned = interpolate(turned, axis, interpolation_matrix(positions, turned.shape[axis]),
+                                 innermost=axis == 2)
     return turned
 
 
@@ -121,21 +123,27 @@ def interpolation_matrix(positions: NDArray[np.float64], size: int) -> torch.Ten
     return torch.from_numpy(matrix)
 
 
-def interpolate(volume: torch.Tensor, axis: int, matrix: torch.Tensor) -> torch.Tensor:
+def interpolate(volume: torch.Tensor, axis: int, matrix: torch.Tensor, *, innermost: bool = False) -> torch.Tensor:
     """Returns the volume with `matrix` ``(new, old)`` applied along one axis; other axes and their order stay.
 
-    The result has the memory order of the input, so that a chain of calls copies nothing.
+    The result has the memory order of the input, so that a chain of calls copies nothing; with `innermost` the axis
+    comes last in it, which a product of matrices gives for nothing.
     """
     order = sorted(range(volume.ndim), key=lambda other: -volume.stride(other))
     dense = volume.permute(order)
     place = order.index(axis)
-    shape = [len(matrix) if i == place else size for i, size in enumerate(dense.shape)]
-    result = dense.new_empty(shape)
     before, after = dense.shape[:place], dense.shape[place + 1 :]
-    if after:
-        _multiply(matrix, dense.reshape(*before, -1, after.numel()), into=result.view(*before, -1, after.numel()))
+    if not after:
+        result = dense.new_empty(*before, len(matrix))
+        _multiply(matrix, dense.reshape(-1, dense.shape[-1]).T, into=result.view(-1, len(matrix)).T)
+    elif innermost:
+        result = dense.new_empty(*before, *after, len(matrix))
+        order = [*order[:place], *order[place + 1 :], axis]
+        _multiply(matrix, dense.reshape(*before, -1, after.numel()),
+                  into=result.view(*before, after.numel(), len(matrix)).transpose(-1, -2))
     else:
-        _multiply(matrix, dense.reshape(-1, dense.shape[-1]).T, into=result.view(-1, shape[-1]).T)
+        result = dense.new_empty(*before, len(matrix), *after)
+        _multiply(matrix, dense.reshape(*before, -1, after.numel()), into=result.view(*before, -1, after.numel()))
     return result.permute([order.index(other) for other in range(volume.ndim)])
 
 
