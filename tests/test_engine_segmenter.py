@@ -1,5 +1,6 @@
 """Inference with a network whose answer is known: masks, places, numbers, and failures that stop nothing."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -260,6 +261,21 @@ def test_segmenting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("segmentation.nii.gz", "preview.png"):
         first, second = ((folder / name).read_bytes() for folder in outputs if folder)
         assert first == second
+
+
+def test_garbage_collection_leaves_out_what_was_there_before_the_run_and_only_during_it(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz", cube())
+    segmenter = segmenter_of(write_bundle(tmp_path / "bundle", labels=CUBE_LABELS), scan, tmp_path / "out")
+    reader, seen = segmenter.parts["reader"], []
+
+    def watched(data: Any) -> Any:
+        seen.append(gc.get_freeze_count())
+        return reader(data)
+
+    segmenter.parts["reader"] = watched
+    segmenter.segment_all()
+    assert seen[0] > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.parametrize("damage", ["missing-weights", "changed-weights", "damaged-weights", "other-network"])

@@ -1,5 +1,6 @@
 """Inference of a trained bundle: scans in, segmentations on their own grids out, one bad scan stopping no other."""
 
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -122,6 +123,8 @@ class Segmenter:
         for result in results:
             tqdm.write(line_of(result))
         written = monotonic()
+        was_frozen = gc.get_freeze_count()
+        gc.freeze()  # or each collection, as the objects of headers bring about, walks through all that MONAI imports
         try:
             with tqdm(total=facts.expected, initial=len(results), unit="scan", leave=False, disable=None) as bar:
                 for result in run.results(found.scans):
@@ -136,6 +139,8 @@ class Segmenter:
             results += [result for result in run.finished if result not in results]
             write_summary(output_dir, results, facts)
             give_back_freed_memory()  # a service waits for hours between two scans
+            if not was_frozen:
+                gc.unfreeze()
         return results
 
     def load(self) -> Method:
