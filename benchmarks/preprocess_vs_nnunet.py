@@ -11,7 +11,6 @@ whether it grows with their number.
 
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,20 +20,20 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 import psutil
-from infer_vs_nnunet import DATASET, lay_out, run_nnunet
+from nnunet_peer import Cases, Nnunet, lay_out
 from train_vs_peers import EXPERIMENT, copied_project
 
 STAGES = ("audit", "plan", "preprocess")
 POLL_S = 0.01
 
 
-def lay_out_for_training(data: Path, index: Path, folder: Path) -> None:
+def lay_out_for_training(data: Path, index: Path, folder: Path) -> Cases:
     """Gives nnU-Net as training cases what Segline preprocesses: those for training and for validation."""
     content = json.loads(index.read_text())
     content["cases"] = [case | {"split": "train"} for case in content["cases"] if case["split"] != "test"]
     changed = folder / "index.json"
     changed.write_text(json.dumps(content))
-    lay_out(data, changed, folder)
+    return lay_out(data, changed, folder)
 
 
 def run_segline(project: Path) -> dict[str, float]:
@@ -81,13 +80,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        lay_out_for_training(arguments.data, arguments.index, folder)
-        project = copied_project(folder / "project", arguments.data)
+        cases = lay_out_for_training(arguments.data, arguments.index, folder)
+        nnunet = Nnunet(arguments.nnunet, cases, "3d_fullres")
+        project = copied_project(folder / "project", arguments.data, EXPERIMENT)
         peer, own = [], []
         for _ in range(arguments.rounds):
-            shutil.rmtree(folder / "preprocessed" / DATASET, ignore_errors=True)
-            peer.append(run_nnunet(arguments.nnunet, folder, "plan_and_preprocess_entry", "-d", "4", "-c",
-                                   "3d_fullres", "-npfp", "2", "-np", "2"))
+            peer.append(nnunet.plan_and_preprocess("-npfp", "2"))
             own.append(run_segline(project))
         theirs, ours = statistics.median(peer), statistics.median(sum(one.values()) for one in own)
         print(f"nnUNetv2_plan_and_preprocess {theirs:.1f} s; Segline {ours:.1f} s "
