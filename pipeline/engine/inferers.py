@@ -10,11 +10,11 @@ import torch
 from monai.inferers import Inferer
 from torch.nn import functional
 
-from pipeline.engine.labelling import Box
 from pipeline.engine.memory import room_for
 from pipeline.engine.mirroring import Mirrors
 from pipeline.engine.speeds import reduced_dtype, speed_named
 from pipeline.engine.windows import (
+    Box,
     Start,
     body_box,
     divide_by_weights,

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.engine.windows import Box
 from pipeline.imaging.resampling import Regrid, interpolate, interpolation_matrix
 
 # Scan voxels that are interpolated at once: small enough for the cache's sake, large enough for the matrix product's.
 BLOCK_VOXELS = 2**21
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine.labelling import Box
+from pipeline.engine.windows import Box
 from pipeline.imaging.dicom_codes import LabelCode
 from pipeline.imaging.dicom_seg import SegModel, write_fractional_seg, write_seg
 from pipeline.imaging.nifti import write_nifti

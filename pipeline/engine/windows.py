@@ -9,7 +9,6 @@ import torch
 from monai.data.utils import compute_importance_map
 from torch.nn import functional
 
-from pipeline.engine.labelling import Box
 from pipeline.imaging.intensities import sample_step
 
 # One window is stretched over a whole scan that is longer than it by at most this factor, while it holds at most so
@@ -28,6 +27,7 @@ PERCENTILE_SAMPLES = 500_000
 PLANES = 16
 
 Start = tuple[int, ...]
+Box = tuple[slice, slice, slice]
 
 
 def window_starts(size: int, window: int, *, overlap: float, evenly: bool) -> list[int]:
