@@ -6,32 +6,36 @@ Masks are boolean arrays ``(x, y, z)`` of equal shape, one label each; spacing i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.records.tables import Status
-
-Mask = NDArray[np.bool_]
-SpacingMm = tuple[float, float, float]
+from pipeline.surfaces import Mask, SpacingMm, assd_mm, bounding_box, hd95_mm, nsd, surfaces_of
 
 
 @dataclass(frozen=True)
 class LabelScores:
     """How well one label of one scan was found.
 
-    `dice`, `recall` and `precision` run from 0 to 1. `false_positive_components` counts the connected components of
-    the prediction that touch no voxel of the truth. `status` says which of the two masks were empty.
+    `dice`, `iou`, `recall`, `precision`, `specificity` and `nsd` run from 0 to 1. `volume_error` is the predicted
+    volume over the true one, minus 1. `false_positive_components` counts those of the `prediction_components`, its
+    connected components, that touch no voxel of the truth. `status` says which of the two masks were empty.
     """
 
     dice: float
+    iou: float
     recall: float
     precision: float
+    specificity: float
     hd95_mm: float
+    assd_mm: float
+    nsd: float
     truth_ml: float
     prediction_ml: float
+    volume_error: float
+    prediction_components: int
     false_positive_components: int
     status: Status
 
@@ -51,11 +55,17 @@ class Lesion:
     is_found: bool
 
 
-def score_label(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> LabelScores:
+def score_label(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm, tolerance_mm: float = 1.0) -> LabelScores:
     """Returns all scores of one label.
 
-    Both masks empty: everything but the volumes is NaN. Truth alone empty: Dice and precision 0, recall NaN.
-    Prediction alone empty: Dice and recall 0, precision NaN. HD95 is NaN unless both have voxels.
+    Both masks empty: everything but the volumes and specificity is NaN. Truth alone empty: Dice, IoU, NSD and precision
+    0, recall and volume error NaN. Prediction alone empty: Dice, IoU, NSD and recall 0, precision NaN. Distances are
+    NaN unless both have voxels, specificity where no voxel is outside of the truth.
+
+    Args:
+        truth, prediction: ``(x, y, z)``.
+        spacing_mm: along x, y and z.
+        tolerance_mm: distance up to which a piece of surface counts as right, see `nsd`.
 
     Raises:
         ValueError: the masks differ in shape.
@@ -63,52 +73,26 @@ def score_label(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> Labe
     _refuse_other_shape(truth, prediction)
     in_truth, in_prediction = int(np.count_nonzero(truth)), int(np.count_nonzero(prediction))
     in_both = int(np.count_nonzero(truth & prediction))
+    in_neither = truth.size - in_truth - in_prediction + in_both
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+    hits = [is_hit for _, is_hit in _components(prediction, hit_by=truth)]
+    surfaces = surfaces_of(truth, prediction, spacing_mm=spacing_mm) if in_truth and in_prediction else None
     return LabelScores(
         dice=_ratio(2 * in_both, in_truth + in_prediction),
+        iou=_ratio(in_both, in_truth + in_prediction - in_both),
         recall=_ratio(in_both, in_truth),
         precision=_ratio(in_both, in_prediction),
+        specificity=_ratio(in_neither, truth.size - in_truth),
         hd95_mm=hd95_mm(truth, prediction, spacing_mm=spacing_mm),
+        assd_mm=assd_mm(*surfaces) if surfaces else float("nan"),
+        nsd=nsd(*surfaces, tolerance_mm=tolerance_mm) if surfaces else _ratio(0, in_truth + in_prediction),
         truth_ml=in_truth * voxel_ml,
         prediction_ml=in_prediction * voxel_ml,
-        false_positive_components=sum(not is_hit for _, is_hit in _components(prediction, hit_by=truth)),
+        volume_error=_ratio(in_prediction - in_truth, in_truth),
+        prediction_components=len(hits),
+        false_positive_components=hits.count(False),
         status=_status(in_truth > 0, in_prediction > 0),
     )
-
-
-def hd95_mm(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> float:
-    """Returns the 95th percentile Hausdorff distance in millimetres; NaN where either mask is empty.
-
-    Each direction's distances give a percentile (linear between ranks); the larger of the two counts.
-
-    Source: Reinke et al., Understanding metric-related pitfalls in image analysis validation,
-    doi:10.1038/s41592-023-02150-0.
-    """
-    _refuse_other_shape(truth, prediction)
-    if not truth.any() or not prediction.any():
-        return float("nan")
-    truth_to_prediction, prediction_to_truth = surface_distances_mm(truth, prediction, spacing_mm=spacing_mm)
-    return float(max(np.percentile(truth_to_prediction, 95), np.percentile(prediction_to_truth, 95)))
-
-
-def surface_distances_mm(
-    truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the distances from truth to prediction and from prediction to truth, one per surface voxel.
-
-    The surface of a mask is its voxels with a face neighbour outside it; beyond the array's border is outside, except
-    along an axis of one voxel, which has no neighbours. Distances run between voxel centres.
-
-    Raises:
-        ValueError: a mask is empty.
-    """
-    box = _bounding_box(truth | prediction)
-    if box is None or not truth.any() or not prediction.any():
-        raise ValueError("a mask without voxels has no surface")
-    faces = _face_neighbours(truth.shape)
-    truth_surface, prediction_surface = _surface(truth[box], faces), _surface(prediction[box], faces)
-    return (_distances_mm(truth_surface, prediction_surface, spacing_mm),
-            _distances_mm(prediction_surface, truth_surface, spacing_mm))
 
 
 def find_lesions(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> tuple[Lesion, ...]:
@@ -123,21 +107,6 @@ def find_lesions(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> tup
     is_flat = truth.shape[2] == 1
     return tuple(_lesion(voxels, spacing_mm, is_found=is_hit, is_flat=is_flat)
                  for voxels, is_hit in _components(truth, hit_by=prediction))
-
-
-def size_class(diameter_mm: float, edges_mm: tuple[float, ...]) -> str:
-    """Returns the name of the size class, ``3-6 mm`` for 3 <= diameter < 6; open classes lie beyond the edges."""
-    if diameter_mm < edges_mm[0]:
-        return f"under {edges_mm[0]:g} mm"
-    for lower, upper in pairwise(edges_mm):
-        if diameter_mm < upper:
-            return f"{lower:g}-{upper:g} mm"
-    return f"{edges_mm[-1]:g} mm or more"
-
-
-def size_classes(edges_mm: tuple[float, ...]) -> tuple[str, ...]:
-    """Returns the names of all size classes, smallest first, the open ones at both ends included."""
-    return tuple(size_class(diameter, edges_mm) for diameter in (-np.inf, *edges_mm))
 
 
 def _lesion(voxels: NDArray[np.int64], spacing_mm: SpacingMm, *, is_found: bool, is_flat: bool) -> Lesion:
@@ -156,7 +125,7 @@ def _components(mask: Mask, *, hit_by: Mask) -> Iterator[tuple[NDArray[np.int64]
 
     Voxels belong together where they share a face, an edge or a corner.
     """
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     if box is None:
         return
     components, count = ndimage.label(mask[box], structure=np.ones((3,) * mask.ndim))
@@ -165,34 +134,6 @@ def _components(mask: Mask, *, hit_by: Mask) -> Iterator[tuple[NDArray[np.int64]
     for number, part in enumerate(ndimage.find_objects(components), start=1):
         voxels = np.argwhere(components[part] == number) + _corner(part) + corner
         yield voxels, bool(is_hit[number])
-
-
-def _face_neighbours(shape: tuple[int, ...]) -> Mask:
-    """Returns the structuring element that reaches over faces, and not along axes of one voxel."""
-    faces = ndimage.generate_binary_structure(len(shape), 1)
-    for axis, length in enumerate(shape):
-        if length == 1:
-            faces = faces.take([1], axis=axis)
-    return np.asarray(faces)
-
-
-def _surface(mask: Mask, faces: Mask) -> Mask:
-    return np.asarray(mask & ~ndimage.binary_erosion(mask, faces, border_value=0))
-
-
-def _distances_mm(from_voxels: Mask, to_voxels: Mask, spacing_mm: SpacingMm) -> NDArray[np.float64]:
-    """Returns the distance from each voxel of one mask to the nearest of the other, in scan order."""
-    # Only the nearest voxels are kept: distances of the whole box would cost twice the memory.
-    nearest = ndimage.distance_transform_edt(~to_voxels, sampling=spacing_mm, return_distances=False,
-                                             return_indices=True)
-    offsets = nearest[:, from_voxels].T - np.argwhere(from_voxels)
-    return np.asarray(np.linalg.norm(offsets * np.asarray(spacing_mm), axis=1))
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...] | None:
-    """Returns the smallest box around the mask's voxels, None where it has none."""
-    boxes = ndimage.find_objects(mask.view(np.uint8))
-    return boxes[0] if boxes else None
 
 
 def _corner(box: tuple[slice, ...]) -> NDArray[np.int64]:

@@ -5,16 +5,11 @@ import math
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813  (its own name)
+import surface_distance
 from scipy.ndimage import gaussian_filter
 
-from pipeline.metrics import (
-    find_lesions,
-    hd95_mm,
-    score_label,
-    size_class,
-    size_classes,
-    surface_distances_mm,
-)
+from pipeline.metrics import find_lesions, score_label
+from pipeline.surfaces import hd95_mm, surface_distances_mm
 
 SHAPE = (12, 10, 8)
 UNIT_MM = (1.0, 1.0, 1.0)
@@ -42,8 +37,39 @@ def test_two_cubes_one_voxel_apart() -> None:
     assert scores.recall == pytest.approx(18 / 27)
     assert scores.precision == pytest.approx(18 / 27)
     assert scores.hd95_mm == pytest.approx(1.0)
-    assert scores.truth_ml == pytest.approx(27 * 10 / 1000)
-    assert scores.status == "scored"
+    assert scores.iou == pytest.approx(18 / 36)
+    # 9 of the 960 - 27 voxels outside of the truth are predicted.
+    assert scores.specificity == pytest.approx(924 / 933)
+    assert (scores.truth_ml, scores.volume_error) == (pytest.approx(27 * 10 / 1000), 0.0)
+    assert (scores.prediction_components, scores.status) == (1, "scored")
+
+
+@pytest.mark.parametrize("depth", [8, 1], ids=["3d", "2d"])
+@pytest.mark.parametrize(("tolerance_mm", "expected"), [(1.9, 0.5), (2.0, 1.0)])
+def test_surfaces_of_two_voxels_side_by_side(depth: int, tolerance_mm: float, expected: float) -> None:
+    # Each has equal pieces of surface at its corners, at x of 0 and 2 mm and of 2 and 4 mm: half of them touch the
+    # other's, half are 2 mm away.
+    shape = (12, 10, depth)
+    here, there = (box(slice(first, first + 1), slice(4, 5), slice(0, 1), shape) for first in (5, 6))
+    scores = score_label(here, there, spacing_mm=(2.0, 1.0, 3.0), tolerance_mm=tolerance_mm)
+    assert (scores.assd_mm, scores.nsd) == (pytest.approx(1.0), pytest.approx(expected))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [(17, 14, 11), (19, 16, 1)], ids=["3d", "2d"])
+@pytest.mark.parametrize("spacing_mm", [UNIT_MM, (0.7, 1.3, 2.9)], ids=["even", "anisotropic"])
+def test_surface_scores_agree_with_the_surface_distance_package(
+    seed: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+) -> None:
+    truth, prediction = blob(seed, shape), blob(seed + 100, shape)
+    scores = score_label(truth, prediction, spacing_mm=spacing_mm, tolerance_mm=1.0)
+    flat = shape[2] == 1
+    theirs = surface_distance.compute_surface_distances(
+        *(mask[..., 0] if flat else mask for mask in (truth, prediction)), spacing_mm[: 2 if flat else 3])
+    assert scores.nsd == pytest.approx(surface_distance.compute_surface_dice_at_tolerance(theirs, 1.0), rel=1e-6)
+    means = surface_distance.compute_average_surface_distance(theirs)
+    areas = [theirs[f"surfel_areas_{side}"].sum() for side in ("gt", "pred")]
+    assert scores.assd_mm == pytest.approx(np.average(means, weights=areas), rel=1e-6)
 
 
 @pytest.mark.parametrize(("axis", "expected_mm"), [(0, 0.5), (1, 2.0), (2, 5.0)])
@@ -68,27 +94,34 @@ def test_hd95_takes_the_larger_direction() -> None:
 def test_equal_masks_are_perfect() -> None:
     scores = score_label(cube(2), cube(2), spacing_mm=UNIT_MM)
     assert (scores.dice, scores.recall, scores.precision, scores.hd95_mm) == (1.0, 1.0, 1.0, 0.0)
+    assert (scores.iou, scores.specificity, scores.assd_mm, scores.nsd) == (1.0, 1.0, 0.0, 1.0)
 
 
 def test_both_empty_has_no_score() -> None:
     scores = score_label(EMPTY, EMPTY, spacing_mm=UNIT_MM)
-    assert all(math.isnan(value) for value in (scores.dice, scores.recall, scores.precision, scores.hd95_mm))
+    undefined = ("dice", "iou", "recall", "precision", "hd95_mm", "assd_mm", "nsd", "volume_error")
+    assert all(math.isnan(getattr(scores, name)) for name in undefined)
+    assert (scores.specificity, scores.prediction_components) == (1.0, 0)
     assert (scores.truth_ml, scores.prediction_ml, scores.status) == (0.0, 0.0, "both empty")
 
 
 def test_prediction_where_truth_is_empty_is_zero_with_its_volume() -> None:
     scores = score_label(EMPTY, cube(2), spacing_mm=(1.0, 1.0, 2.0))
-    assert (scores.dice, scores.precision, scores.status) == (0.0, 0.0, "truth empty")
-    assert math.isnan(scores.recall)
-    assert math.isnan(scores.hd95_mm)
+    assert (scores.dice, scores.iou, scores.precision, scores.nsd, scores.status) == (0.0, 0.0, 0.0, 0.0, "truth empty")
+    assert all(math.isnan(getattr(scores, name)) for name in ("recall", "hd95_mm", "assd_mm", "volume_error"))
+    assert scores.specificity == pytest.approx(933 / 960)
     assert (scores.prediction_ml, scores.false_positive_components) == (pytest.approx(0.054), 1)
 
 
 def test_no_prediction_where_there_is_truth_is_zero() -> None:
     scores = score_label(cube(2), EMPTY, spacing_mm=UNIT_MM)
-    assert (scores.dice, scores.recall, scores.status) == (0.0, 0.0, "prediction empty")
-    assert math.isnan(scores.precision)
-    assert math.isnan(scores.hd95_mm)
+    assert (scores.dice, scores.iou, scores.recall, scores.nsd, scores.volume_error) == (0.0, 0.0, 0.0, 0.0, -1.0)
+    assert all(math.isnan(getattr(scores, name)) for name in ("precision", "hd95_mm", "assd_mm"))
+    assert scores.status == "prediction empty"
+
+
+def test_nothing_outside_of_the_truth_has_no_specificity() -> None:
+    assert math.isnan(score_label(~EMPTY, cube(2), spacing_mm=UNIT_MM).specificity)
 
 
 def test_a_2d_image_is_measured_in_its_plane() -> None:
@@ -147,6 +180,12 @@ def test_scores_agree_with_simpleitk(seed: int, shape: tuple[int, int, int]) -> 
     # ITK calls them source and target; its errors are those of the source.
     overlap.Execute(as_itk(prediction, spacing_mm), as_itk(truth, spacing_mm))
     assert scores.dice == pytest.approx(overlap.GetDiceCoefficient())
+    assert scores.iou == pytest.approx(overlap.GetJaccardCoefficient())
+    # ITK's border of background counts as right here.
+    border = as_itk(truth, spacing_mm).GetNumberOfPixels() - truth.size
+    false_positive = 1 - scores.specificity
+    assert false_positive * (truth.size - truth.sum()) / (truth.size - truth.sum() + border) == pytest.approx(
+        overlap.GetFalsePositiveError())
     assert 1 - scores.recall == pytest.approx(overlap.GetFalseNegativeError())
     assert 1 - scores.precision == pytest.approx(overlap.GetFalseDiscoveryRate())
     expected_mm = itk_hd95_mm(as_itk(truth, spacing_mm), as_itk(prediction, spacing_mm))
@@ -201,11 +240,3 @@ def test_false_positive_components_are_those_that_touch_no_truth() -> None:
     prediction[11, 9, 7] = True
     assert score_label(cube(1), prediction, spacing_mm=UNIT_MM).false_positive_components == 2
     assert find_lesions(EMPTY, prediction, spacing_mm=UNIT_MM) == ()
-
-
-@pytest.mark.parametrize(("diameter_mm", "expected"), [
-    (2.9, "under 3 mm"), (3.0, "3-6 mm"), (5.99, "3-6 mm"), (6.0, "6-10.5 mm"), (10.5, "10.5 mm or more"),
-])
-def test_size_classes_are_closed_below(diameter_mm: float, expected: str) -> None:
-    assert size_class(diameter_mm, (3.0, 6.0, 10.5)) == expected
-    assert size_classes((3.0, 6.0, 10.5)) == ("under 3 mm", "3-6 mm", "6-10.5 mm", "10.5 mm or more")

@@ -9,6 +9,8 @@ from pipeline.records.index import Index, IndexedCase
 from pipeline.records.summaries import (
     Spread,
     rank_cases,
+    size_class,
+    size_classes,
     summarise_group,
     summarise_label,
     verdict,
@@ -22,7 +24,8 @@ NAN = math.nan
 def score(case_id: str, label: str, dice: float, *, truth_ml: float = 10.0, prediction_ml: float = 8.0,
           hd95_mm: float = 2.0) -> CaseScore:
     """Returns a row whose recall and precision are its Dice."""
-    return CaseScore(case_id, case_id, "test", label, dice, dice, dice, hd95_mm, truth_ml, prediction_ml, 0, "scored")
+    return CaseScore(case_id, case_id, "test", label, dice, dice, dice, dice, 1.0, hd95_mm, hd95_mm, dice, truth_ml,
+                     prediction_ml, 0.0, 1, 0, "scored")
 
 
 ROWS = [
@@ -87,3 +90,11 @@ def test_the_verdict_names_weakest_label_worst_case_lesions_and_losses() -> None
         "Mean test Dice 0.412 over 4 cases. Weakest label: lesion, 0.300. Worst case: z, 0.000. 3 of 5 lesions found. "
         "1 of 4 scans lost: inference failed.")
     assert verdict([], (), found=0, lesions=0) == "No test case has a score."
+
+
+@pytest.mark.parametrize(("diameter_mm", "expected"), [
+    (2.9, "under 3 mm"), (3.0, "3-6 mm"), (5.99, "3-6 mm"), (6.0, "6-10.5 mm"), (10.5, "10.5 mm or more"),
+])
+def test_size_classes_are_closed_below(diameter_mm: float, expected: str) -> None:
+    assert size_class(diameter_mm, (3.0, 6.0, 10.5)) == expected
+    assert size_classes((3.0, 6.0, 10.5)) == ("under 3 mm", "3-6 mm", "6-10.5 mm", "10.5 mm or more")

@@ -95,6 +95,34 @@ def test_lesions_are_found_or_missed_by_size() -> None:
 
 
 @pytest.mark.usefixtures("experiment")
+def test_lesions_and_scans_are_detected_or_not() -> None:
+    evaluate.run("tiny")
+    metrics = read_metrics(WORK / "metrics.json")
+    # Of t1's, t2's and t3's predictions one part is a lesion, A of t1, which it touches; one of three lesions is found.
+    assert metrics["test"]["lesion_detection"]["lesion"] == {
+        "recall": pytest.approx(1 / 3, abs=1e-6), "precision": 1.0, "f1": 0.5, "false_positives_per_scan": 0.0}
+    assert metrics["validation"]["lesion_detection"]["lesion"] == {
+        "recall": None, "precision": 0.0, "f1": 0.0, "false_positives_per_scan": 1.0}
+    # t1 and t3, which is lost, have lesions; t2 has none.
+    detection = metrics["test"]["detection"]["lesion"]
+    assert (detection["sensitivity"]["share"], detection["sensitivity"]["scans"]) == (0.5, 2)
+    assert (detection["specificity"]["share"], detection["specificity"]["scans"]) == (1.0, 1)
+    assert metrics["validation"]["detection"]["lesion"]["specificity"]["share"] == 0.0
+
+
+@pytest.mark.usefixtures("experiment")
+def test_a_tolerance_in_evaluation_yaml_is_the_surfaces(experiment: Path) -> None:
+    evaluate.run("tiny")
+    # t1's organ is one voxel of 1 mm off.
+    assert scores()["t1", "organ"].nsd == 1.0
+    Path("configs/tiny/evaluation.yaml").write_text("surface_tolerance_mm: {organ: 0.5}\n")
+    evaluate.run("tiny")
+    assert 0.3 < scores()["t1", "organ"].nsd < 0.8
+    interval = read_metrics(WORK / "metrics.json")["test"]["intervals"]["dice"]["organ"]
+    assert 0.0 <= interval["low"] < (0.75 + 1 + 0) / 3 < interval["high"] <= 1.0
+
+
+@pytest.mark.usefixtures("experiment")
 def test_without_lesion_labels_the_lesion_table_is_a_header() -> None:
     Path("configs/tiny/evaluation.yaml").write_text("pictures: 1\n")
     evaluate.run("tiny")
@@ -152,6 +180,7 @@ def test_a_prediction_on_another_grid_is_an_error(
 
 @pytest.mark.usefixtures("experiment")
 @pytest.mark.parametrize(("text", "reason"), [
+    ("surface_tolerance_mm: wide\n", "bad-tolerance"), ("surface_tolerance_mm: {tumour: 2}\n", "bad-tolerance"),
     ("lesion_labels: [tumour]\n", "unknown-label"), ("lesion_diameters_mm: [5, 3]\n", "bad-edges"),
     ("lesion_diameters_mm: 3\n", "bad-edges"), ("lesion_labels: lesion\n", "unknown-label"),
     ("pictures: many\n", "bad-count"),

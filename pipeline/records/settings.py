@@ -8,6 +8,7 @@ from pipeline.records.errors import InputError
 from pipeline.records.strict_yaml import read_yaml, refuse_unknown_keys
 
 CONFIGS = Path("configs")
+DEFAULT_TOLERANCE_MM = 1.0
 T = TypeVar("T")
 
 
@@ -67,12 +68,19 @@ class EvaluationSettings:
     """`evaluation.yaml`: what is counted and shown.
 
     `lesion_labels` are scored lesion by lesion as well; `lesion_diameters_mm` are the edges of the size classes by
-    which their recall is given. `pictures` is how many of the best and of the worst cases are drawn.
+    which their recall is given. `surface_tolerance_mm` is the distance up to which a surface counts as right, one for
+    all labels or one for each. `pictures` is how many of the best and of the worst cases are drawn.
     """
 
     lesion_labels: tuple[str, ...] = ()
     lesion_diameters_mm: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
+    surface_tolerance_mm: float | dict[str, float] = DEFAULT_TOLERANCE_MM
     pictures: int = 4
+
+    def tolerance_mm(self, label: str) -> float:
+        """Returns the tolerance for a label."""
+        tolerance = self.surface_tolerance_mm
+        return tolerance.get(label, DEFAULT_TOLERANCE_MM) if isinstance(tolerance, dict) else tolerance
 
 
 def read_data_settings(experiment: str) -> DataSettings:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 
 from pipeline.records.index import Index, IndexedCase
@@ -32,6 +33,7 @@ class LabelSummary:
     recall: Spread
     precision: Spread
     hd95_mm: Spread
+    nsd: Spread
     volume_bias: float
 
 
@@ -77,6 +79,21 @@ def spread_of_defined(values: Iterable[float], *, worst: Callable[[Sequence[floa
     return Spread(fmean(defined), median(defined), worst(defined), len(defined))
 
 
+def size_class(diameter_mm: float, edges_mm: tuple[float, ...]) -> str:
+    """Returns the name of the size class, ``3-6 mm`` for 3 <= diameter < 6; open classes lie beyond the edges."""
+    if diameter_mm < edges_mm[0]:
+        return f"under {edges_mm[0]:g} mm"
+    for lower, upper in pairwise(edges_mm):
+        if diameter_mm < upper:
+            return f"{lower:g}-{upper:g} mm"
+    return f"{edges_mm[-1]:g} mm or more"
+
+
+def size_classes(edges_mm: tuple[float, ...]) -> tuple[str, ...]:
+    """Returns the names of all size classes, smallest first, the open ones at both ends included."""
+    return tuple(size_class(diameter, edges_mm) for diameter in (-math.inf, *edges_mm))
+
+
 def summarise_label(label: str, scores: Iterable[CaseScore]) -> LabelSummary:
     """Returns what the rows of one label say; rows of other labels are passed over."""
     rows = [row for row in scores if row.label == label]
@@ -88,6 +105,7 @@ def summarise_label(label: str, scores: Iterable[CaseScore]) -> LabelSummary:
         recall=spread_of_defined((row.recall for row in rows), worst=min),
         precision=spread_of_defined((row.precision for row in rows), worst=min),
         hd95_mm=spread_of_defined((row.hd95_mm for row in rows), worst=max),
+        nsd=spread_of_defined((row.nsd for row in rows), worst=min),
         volume_bias=predicted_ml / true_ml - 1.0 if true_ml > 0 else math.nan,
     )
 

@@ -25,8 +25,8 @@ DECIMALS = 6
 class CaseScore:
     """One row of cases.csv: one label of one scan. Empty masks and lost scans: docs/adr/0001.
 
-    `dice`, `recall` and `precision` run from 0 to 1. `false_positive_components` counts predicted components that touch
-    no voxel of the truth. `status` is ``failed`` where inference gave no segmentation for this scan.
+    The scores are those of `pipeline.metrics.LabelScores`. `status` is ``failed`` where inference gave no segmentation
+    for this scan.
     """
 
     case_id: str
@@ -34,11 +34,17 @@ class CaseScore:
     split: Split
     label: str
     dice: float
+    iou: float
     recall: float
     precision: float
+    specificity: float
     hd95_mm: float
+    assd_mm: float
+    nsd: float
     truth_ml: float
     prediction_ml: float
+    volume_error: float
+    prediction_components: int
     false_positive_components: int
     status: Status
 

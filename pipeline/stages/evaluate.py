@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,17 +17,16 @@ from pipeline.engine.results import RunFacts, write_summary
 from pipeline.imaging.grids import AFFINE_ROUNDING_MM
 from pipeline.imaging.image_files import read_label_map
 from pipeline.imaging.scans import Scan
-from pipeline.metrics import find_lesions, score_label, size_class, size_classes
+from pipeline.metrics import find_lesions, score_label
 from pipeline.records.bundles import joint_digest, recorded_digests
 from pipeline.records.errors import InputError
 from pipeline.records.files import folder_written_aside, write_json
 from pipeline.records.folders import ExperimentFolders, segmentation_in
-from pipeline.records.index import Index, IndexedCase, Split, main_split, read_index
+from pipeline.records.index import Index, IndexedCase, main_split, read_index
 from pipeline.records.settings import CONFIGS, EvaluationSettings, read_evaluation_settings
-from pipeline.records.summaries import mean_of_defined, rank_cases
+from pipeline.records.split_metrics import SCORED_SPLITS, summarise
+from pipeline.records.summaries import rank_cases
 from pipeline.records.tables import CaseScore, LesionScore, write_metrics, write_table
-
-SCORED_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 def run(experiment: str) -> None:
@@ -53,7 +52,7 @@ def run(experiment: str) -> None:
             raise InputError(folders.bundle, found=f"all {len(cases)} scans failed", wanted="a bundle that segments",
                              remedy="the lines above say why; nothing was scored", reason="all-scans-lost")
         _leave_out_circumstances(output_dir)
-    scores, lesions = score_cases(cases, folders.predictions, index=index, lesion_labels=settings.lesion_labels)
+    scores, lesions = score_cases(cases, folders.predictions, index=index, settings=settings)
     write_table(folders.case_table, CaseScore, scores)
     write_table(folders.lesion_table, LesionScore, lesions)
     metrics = summarise(scores, lesions, labels=tuple(index.labels), settings=settings)
@@ -97,7 +96,7 @@ def segment_out_of_fold(bundle_root: Path, cases: Sequence[IndexedCase], *, outp
 
 
 def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index,
-                lesion_labels: tuple[str, ...]) -> tuple[list[CaseScore], list[LesionScore]]:
+                settings: EvaluationSettings) -> tuple[list[CaseScore], list[LesionScore]]:
     """Returns the scores of all cases, label by label, and their lesions; a case without prediction counts as missed.
 
     Raises:
@@ -116,80 +115,21 @@ def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index
         for label, value in index.labels.items():
             true_mask = truth.array > 0 if index.are_instances else _mask(truth, value)
             predicted_mask = np.zeros_like(true_mask) if prediction is None else _mask(prediction, value)
-            score = score_label(true_mask, predicted_mask, spacing_mm=spacing_mm)
+            score = score_label(true_mask, predicted_mask, spacing_mm=spacing_mm,
+                                tolerance_mm=settings.tolerance_mm(label))
             row = CaseScore(case.case_id, case.patient, case.split, label, **asdict(score))
             scores.append(row if prediction is not None else _as_failed(row))
-            if label in lesion_labels:
+            if label in settings.lesion_labels:
                 found = find_lesions(true_mask, predicted_mask, spacing_mm=spacing_mm)
                 lesions += [LesionScore(case.case_id, case.split, label, lesion.volume_ml, lesion.diameter_mm,
                                         *lesion.position, found=lesion.is_found) for lesion in found]
     return scores, lesions
 
 
-def summarise(scores: list[CaseScore], lesions: list[LesionScore], *, labels: tuple[str, ...],
-              settings: EvaluationSettings) -> dict[str, Any]:
-    """Returns metrics.json's content: per split, nested by metric and label; what is undefined is NaN.
-
-    ``mean`` is the mean over labels of the mean over cases whose score is defined. ``dice_where_present`` leaves out
-    the cases whose truth lacks the label, which ``dice`` counts as 0 where the prediction has it.
-    """
-    return {split: _summarise_split([row for row in scores if row.split == split],
-                                    [lesion for lesion in lesions if lesion.split == split], labels, settings)
-            for split in reversed(SCORED_SPLITS)}
-
-
-def _summarise_split(scores: list[CaseScore], lesions: list[LesionScore], labels: tuple[str, ...],
-                     settings: EvaluationSettings) -> dict[str, Any]:
-    def counts(claim: Callable[[CaseScore], bool]) -> dict[str, int]:
-        return {label: sum(claim(row) for row in scores if row.label == label) for label in labels}
-
-    present = [row for row in scores if row.truth_ml > 0]
-    return {
-        "cases": len({row.case_id for row in scores}),
-        "failed": len({row.case_id for row in scores if row.status == "failed"}),
-        **{name: _means(scores, name, labels) for name in ("dice", "recall", "precision", "hd95_mm")},
-        "dice_where_present": _means(present, "dice", labels),
-        "present": counts(lambda row: row.truth_ml > 0),
-        "empty": counts(lambda row: row.status == "both empty"),
-        "truth_empty": counts(lambda row: row.status == "truth empty"),
-        "prediction_empty": counts(lambda row: row.status == "prediction empty"),
-        "hd95_undefined": counts(lambda row: row.status != "both empty" and math.isnan(row.hd95_mm)),
-        "false_positive_ml": {label: math.fsum(row.prediction_ml for row in scores
-                                               if row.label == label and row.status == "truth empty")
-                              for label in labels},
-        "false_positive_components": {label: sum(row.false_positive_components for row in scores if row.label == label)
-                                      for label in labels},
-        "lesions": {label: _by_size(lesions, label, settings.lesion_diameters_mm, len)
-                    for label in settings.lesion_labels},
-        "lesion_recall": {label: _by_size(lesions, label, settings.lesion_diameters_mm, _share_found)
-                          for label in settings.lesion_labels},
-    }
-
-
-def _means(scores: list[CaseScore], metric: str, labels: tuple[str, ...]) -> dict[str, float]:
-    by_label = {label: mean_of_defined(getattr(row, metric) for row in scores if row.label == label)
-                for label in labels}
-    return {"mean": mean_of_defined(by_label.values()), **by_label}
-
-
-def _by_size(lesions: list[LesionScore], label: str, edges_mm: tuple[float, ...],
-             measure: Callable[[list[LesionScore]], float]) -> dict[str, float]:
-    """Returns `measure` of all lesions of a label and of each size class; open classes only where they have lesions."""
-    of_label = [lesion for lesion in lesions if lesion.label == label]
-    classes = size_classes(edges_mm)
-    grouped = {name: [lesion for lesion in of_label if size_class(lesion.diameter_mm, edges_mm) == name]
-               for name in classes}
-    shown = {name: group for name, group in grouped.items() if group or name in classes[1:-1]}
-    return {"all": measure(of_label), **{name: measure(group) for name, group in shown.items()}}
-
-
-def _share_found(lesions: list[LesionScore]) -> float:
-    return mean_of_defined(float(lesion.found) for lesion in lesions)
-
-
 def _as_failed(row: CaseScore) -> CaseScore:
-    """A lost scan is never an advantage: Dice and precision 0, and recall 0 where there was something to find."""
-    return replace(row, dice=0.0, precision=0.0, recall=0.0 if row.truth_ml > 0 else math.nan, status="failed")
+    """A lost scan is never an advantage: all shares are 0, recall only where there was something to find."""
+    return replace(row, dice=0.0, iou=0.0, precision=0.0, specificity=0.0, nsd=0.0,
+                   recall=0.0 if row.truth_ml > 0 else math.nan, status="failed")
 
 
 def _leave_out_circumstances(predictions: Path) -> None:
@@ -231,6 +171,18 @@ def _check_settings(settings: EvaluationSettings, index: Index, path: Path) -> N
     if not isinstance(pictures, int) or pictures < 0:
         raise InputError(path, found=f"pictures {pictures}", wanted="a whole number, 0 or more",
                          remedy="write for instance 4", reason="bad-count")
+    _check_tolerance(settings, tuple(index.labels), path)
+
+
+def _check_tolerance(settings: EvaluationSettings, names: Sequence[str], path: Path) -> None:
+    given = settings.surface_tolerance_mm
+    by_name = given if isinstance(given, dict) else dict.fromkeys(names, given)
+    are_numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0
+                      for number in by_name.values())
+    if not are_numbers or not set(by_name) <= set(names):
+        raise InputError(path, found=f"surface_tolerance_mm {given}", reason="bad-tolerance",
+                         wanted=f"millimetres, 0 or more, or millimetres for some of {', '.join(names)}",
+                         remedy="write for instance 2")
 
 
 def _shown(setting: object) -> object:

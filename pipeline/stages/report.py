@@ -24,7 +24,6 @@ from pipeline.imaging.comparisons import (
     read_comparison,
 )
 from pipeline.imaging.preview import Voxel
-from pipeline.metrics import size_class, size_classes
 from pipeline.records.bundles import WEIGHTS, batches_of_training, history_of_member, members_of, recorded_digests
 from pipeline.records.files import write_text
 from pipeline.records.folders import ExperimentFolders, segmentation_in
@@ -38,6 +37,8 @@ from pipeline.records.strict_yaml import read_yaml
 from pipeline.records.summaries import (
     CaseSummary,
     rank_cases,
+    size_class,
+    size_classes,
     summarise_group,
     summarise_label,
     verdict,

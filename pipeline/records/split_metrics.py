@@ -1,0 +1,109 @@
+"""Tables of scores in, what metrics.json holds out: means with intervals, counts and shares, split by split."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.records.index import Split
+from pipeline.records.settings import EvaluationSettings
+from pipeline.records.statistics import mean_intervals, share_interval
+from pipeline.records.summaries import mean_of_defined, size_class, size_classes
+from pipeline.records.tables import CaseScore, LesionScore
+
+SCORED_SPLITS: tuple[Split, ...] = ("validation", "test")
+MEANS = ("dice", "iou", "recall", "precision", "specificity", "hd95_mm", "assd_mm", "nsd", "volume_error")
+WITH_INTERVALS = ("dice", "recall", "precision", "nsd")
+
+
+def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, labels: tuple[str, ...],
+              settings: EvaluationSettings) -> dict[str, Any]:
+    """Returns metrics.json's content: per split, nested by metric and label; what is undefined is NaN.
+
+    ``mean`` is the mean over labels of the mean over cases whose score is defined; ``intervals`` are of
+    these means. ``dice_where_present`` leaves out the cases whose truth lacks the label, which ``dice`` counts as 0
+    where the prediction has it.
+    """
+    return {split: _summarise_split([row for row in scores if row.split == split],
+                                    [lesion for lesion in lesions if lesion.split == split], labels, settings)
+            for split in reversed(SCORED_SPLITS)}
+
+
+def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], labels: tuple[str, ...],
+                     settings: EvaluationSettings) -> dict[str, Any]:
+    by_label = {label: [row for row in scores if row.label == label] for label in labels}
+
+    def counts(claim: Callable[[CaseScore], bool]) -> dict[str, int]:
+        return {label: sum(map(claim, rows)) for label, rows in by_label.items()}
+
+    present = {label: [row for row in rows if row.truth_ml > 0] for label, rows in by_label.items()}
+    return {
+        "cases": len({row.case_id for row in scores}),
+        "failed": len({row.case_id for row in scores if row.status == "failed"}),
+        **{name: _means(by_label, name, labels) for name in MEANS},
+        "dice_where_present": _means(present, "dice", labels),
+        "intervals": {name: {label: asdict(interval) for label, interval in mean_intervals(
+            {label: [(row.patient, getattr(row, name)) for row in rows] for label, rows in by_label.items()},
+            overall=labels).items()} for name in WITH_INTERVALS},
+        "present": counts(lambda row: row.truth_ml > 0),
+        "empty": counts(lambda row: row.status == "both empty"),
+        "truth_empty": counts(lambda row: row.status == "truth empty"),
+        "prediction_empty": counts(lambda row: row.status == "prediction empty"),
+        "hd95_undefined": counts(lambda row: row.status != "both empty" and math.isnan(row.hd95_mm)),
+        "false_positive_ml": {label: math.fsum(row.prediction_ml for row in rows if row.status == "truth empty")
+                              for label, rows in by_label.items()},
+        "false_positive_components": {label: sum(row.false_positive_components for row in rows)
+                                      for label, rows in by_label.items()},
+        "detection": {label: _detection(rows) for label, rows in by_label.items()},
+        "lesions": {label: _by_size(lesions, label, settings.lesion_diameters_mm, len)
+                    for label in settings.lesion_labels},
+        "lesion_recall": {label: _by_size(lesions, label, settings.lesion_diameters_mm, _share_found)
+                          for label in settings.lesion_labels},
+        "lesion_detection": {label: _lesion_detection([lesion for lesion in lesions if lesion.label == label],
+                                                      by_label[label]) for label in settings.lesion_labels},
+    }
+
+
+def _means(scores: Mapping[str, Sequence[CaseScore]], metric: str, labels: tuple[str, ...]) -> dict[str, float]:
+    by_label = {label: mean_of_defined(getattr(row, metric) for row in rows) for label, rows in scores.items()}
+    return {"mean": mean_of_defined(by_label[label] for label in labels), **by_label}
+
+
+def _detection(rows: Sequence[CaseScore]) -> dict[str, Any]:
+    """Returns how often scans with the label have a prediction of it, and scans without it have none.
+
+    A lost scan is neither: no prediction of it counts as right.
+    """
+    with_label = [row.status == "scored" for row in rows if row.truth_ml > 0]
+    without = [row.status == "both empty" for row in rows if row.truth_ml == 0]
+    return {name: {"share": mean_of_defined(map(float, found)), **asdict(share_interval(sum(found), len(found))),
+                   "scans": len(found)} for name, found in (("sensitivity", with_label), ("specificity", without))}
+
+
+def _lesion_detection(lesions: Sequence[LesionScore], rows: Sequence[CaseScore]) -> dict[str, float]:
+    """Returns recall, precision and F1 of lesions, and false ones a scan; a predicted part that touches one is right.
+
+    F1 is undefined where there are neither lesions nor predicted parts.
+    """
+    parts, wrong = (sum(getattr(row, name) for row in rows)
+                    for name in ("prediction_components", "false_positive_components"))
+    recall, precision = _share_found(lesions), 1 - wrong / parts if parts else math.nan
+    f1 = 2 * recall * precision / (recall + precision) if recall and precision else 0.0
+    return {"recall": recall, "precision": precision,
+            "f1": (f1 if not math.isnan(f1) else 0.0) if lesions or parts else math.nan,
+            "false_positives_per_scan": wrong / len(rows) if rows else math.nan}
+
+
+def _by_size(lesions: Sequence[LesionScore], label: str, edges_mm: tuple[float, ...],
+             measure: Callable[[Sequence[LesionScore]], float]) -> dict[str, float]:
+    """Returns `measure` of all lesions of a label and of each size class; open classes only where they have lesions."""
+    of_label = [lesion for lesion in lesions if lesion.label == label]
+    classes = size_classes(edges_mm)
+    grouped = {name: [lesion for lesion in of_label if size_class(lesion.diameter_mm, edges_mm) == name]
+               for name in classes}
+    shown = {name: group for name, group in grouped.items() if group or name in classes[1:-1]}
+    return {"all": measure(of_label), **{name: measure(group) for name, group in shown.items()}}
+
+
+def _share_found(lesions: Sequence[LesionScore]) -> float:
+    return mean_of_defined(float(lesion.found) for lesion in lesions)
