@@ -141,7 +141,7 @@ class Nnunet:
 
     def train(self, *, minutes: float) -> None:
         """Plans, preprocesses and trains for so long, where that is not done yet."""
-        done = self.cases.folder / f"trained_{self.configuration}"
+        done = self.cases.folder / f"trained_{self.configuration}_{minutes:g}min"
         if done.exists():
             return
         where = subprocess.run([self.python, "-c", "import nnunetv2; print(nnunetv2.__path__[0])"],

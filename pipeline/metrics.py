@@ -11,8 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.records.settings import DEFAULT_TOLERANCE_MM
 from pipeline.records.tables import Status
-from pipeline.surfaces import Mask, SpacingMm, assd_mm, bounding_box, hd95_mm, nsd, surfaces_of
+from pipeline.surfaces import (
+    Mask,
+    SpacingMm,
+    assd_mm,
+    bounding_box,
+    hd95_mm,
+    nsd,
+    refuse_other_shape,
+    surfaces_of,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class Lesion:
     is_found: bool
 
 
-def score_label(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm, tolerance_mm: float = 1.0) -> LabelScores:
+def score_label(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm,
+                tolerance_mm: float = DEFAULT_TOLERANCE_MM) -> LabelScores:
     """Returns all scores of one label.
 
     Both masks empty: everything but the volumes and specificity is NaN. Truth alone empty: Dice, IoU, NSD and precision
@@ -70,7 +81,7 @@ def score_label(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm, toleran
     Raises:
         ValueError: the masks differ in shape.
     """
-    _refuse_other_shape(truth, prediction)
+    refuse_other_shape(truth, prediction)
     in_truth, in_prediction = int(np.count_nonzero(truth)), int(np.count_nonzero(prediction))
     in_both = int(np.count_nonzero(truth & prediction))
     in_neither = truth.size - in_truth - in_prediction + in_both
@@ -103,7 +114,7 @@ def find_lesions(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> tup
     Raises:
         ValueError: the masks differ in shape.
     """
-    _refuse_other_shape(truth, prediction)
+    refuse_other_shape(truth, prediction)
     is_flat = truth.shape[2] == 1
     return tuple(_lesion(voxels, spacing_mm, is_found=is_hit, is_flat=is_flat)
                  for voxels, is_hit in _components(truth, hit_by=prediction))
@@ -148,8 +159,3 @@ def _status(has_truth: bool, has_prediction: bool) -> Status:
     if has_truth:
         return "scored" if has_prediction else "prediction empty"
     return "truth empty" if has_prediction else "both empty"
-
-
-def _refuse_other_shape(truth: Mask, prediction: Mask) -> None:
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}; they must be on one grid")

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+# Distances are roots of sums of products: two voxels of 0.7 mm must lie within 1.4 mm wherever they are.
+ROUNDING_MM = 1e-6
+
 Mask = NDArray[np.bool_]
 SpacingMm = tuple[float, float, float]
 
@@ -35,7 +38,11 @@ def hd95_mm(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> float:
 
     Source: Reinke et al., Understanding metric-related pitfalls in image analysis validation,
     doi:10.1038/s41592-023-02150-0.
+
+    Raises:
+        ValueError: the masks differ in shape.
     """
+    refuse_other_shape(truth, prediction)
     if not truth.any() or not prediction.any():
         return float("nan")
     truth_to_prediction, prediction_to_truth = surface_distances_mm(truth, prediction, spacing_mm=spacing_mm)
@@ -48,7 +55,7 @@ def nsd(truth: Surface, prediction: Surface, *, tolerance_mm: float) -> float:
     Source: Nikolov et al., Clinically applicable segmentation of head and neck anatomy for radiotherapy,
     doi:10.2196/26151.
     """
-    right = sum(float(one.areas[one.distances_mm <= tolerance_mm].sum()) for one in (truth, prediction))
+    right = sum(float(one.areas[one.distances_mm <= tolerance_mm + ROUNDING_MM].sum()) for one in (truth, prediction))
     return right / float(truth.areas.sum() + prediction.areas.sum())
 
 
@@ -70,16 +77,12 @@ def surfaces_of(truth: Mask, prediction: Mask, *, spacing_mm: SpacingMm) -> tupl
     the array's border is outside.
 
     Raises:
-        ValueError: a mask is empty.
+        ValueError: a mask is empty, or the masks differ in shape.
     """
-    box = bounding_box(truth | prediction)
-    if box is None or not truth.any() or not prediction.any():
-        raise ValueError("a mask without voxels has no surface")
-    is_flat = truth.shape[2] == 1
+    axes = 2 if truth.shape[2] == 1 else 3
     (true_points, true_areas), (points, areas) = (
-        _pieces(mask[box][..., 0] if is_flat else mask[box], spacing_mm[: 2 if is_flat else 3])
-        for mask in (truth, prediction))
-    return (Surface(true_areas, _nearest_mm(true_points, points)), Surface(areas, _nearest_mm(points, true_points)))
+        _pieces(mask.reshape(mask.shape[:axes]), spacing_mm[:axes]) for mask in _cropped(truth, prediction))
+    return Surface(true_areas, _nearest_mm(true_points, points)), Surface(areas, _nearest_mm(points, true_points))
 
 
 def surface_distances_mm(
@@ -91,21 +94,33 @@ def surface_distances_mm(
     along an axis of one voxel, which has no neighbours. Distances run between voxel centres.
 
     Raises:
-        ValueError: a mask is empty.
+        ValueError: a mask is empty, or the masks differ in shape.
     """
-    box = bounding_box(truth | prediction)
-    if box is None or not truth.any() or not prediction.any():
-        raise ValueError("a mask without voxels has no surface")
     faces = _face_neighbours(truth.shape)
-    truth_surface, prediction_surface = (np.argwhere(_surface(mask[box], faces)) * np.asarray(spacing_mm)
-                                         for mask in (truth, prediction))
+    truth_surface, prediction_surface = (np.argwhere(_surface(mask, faces)) * np.asarray(spacing_mm)
+                                         for mask in _cropped(truth, prediction))
     return _nearest_mm(truth_surface, prediction_surface), _nearest_mm(prediction_surface, truth_surface)
+
+
+def refuse_other_shape(truth: Mask, prediction: Mask) -> None:
+    """Raises `ValueError` where the masks differ in shape."""
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth has shape {truth.shape}, prediction {prediction.shape}; they must be on one grid")
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...] | None:
     """Returns the smallest box around the mask's voxels, None where it has none."""
     boxes = ndimage.find_objects(mask.view(np.uint8))
     return boxes[0] if boxes else None
+
+
+def _cropped(truth: Mask, prediction: Mask) -> tuple[Mask, Mask]:
+    """Returns both masks in the box around them."""
+    refuse_other_shape(truth, prediction)
+    box = bounding_box(truth | prediction)
+    if box is None or not truth.any() or not prediction.any():
+        raise ValueError("a mask without voxels has no surface")
+    return truth[box], prediction[box]
 
 
 def _face_neighbours(shape: tuple[int, ...]) -> Mask:
@@ -137,7 +152,7 @@ def _pieces(mask: Mask, spacing_mm: tuple[float, ...]) -> tuple[NDArray[np.float
 @lru_cache(maxsize=64)
 def _areas_by_code(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
     """Returns the area for each pattern of corners inside: of marching cubes in 3D, the contour's length in 2D."""
-    from monai.metrics.utils import (  # seconds, which those who only name size classes need not wait for
+    from monai.metrics.utils import (  # seconds, which a mistake in evaluation.yaml need not wait for
         create_table_neighbour_code_to_contour_length,
         create_table_neighbour_code_to_surface_area,
     )

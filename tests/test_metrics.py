@@ -9,7 +9,7 @@ import surface_distance
 from scipy.ndimage import gaussian_filter
 
 from pipeline.metrics import find_lesions, score_label
-from pipeline.surfaces import hd95_mm, surface_distances_mm
+from pipeline.surfaces import hd95_mm, surface_distances_mm, surfaces_of
 
 SHAPE = (12, 10, 8)
 UNIT_MM = (1.0, 1.0, 1.0)
@@ -53,6 +53,13 @@ def test_surfaces_of_two_voxels_side_by_side(depth: int, tolerance_mm: float, ex
     here, there = (box(slice(first, first + 1), slice(4, 5), slice(0, 1), shape) for first in (5, 6))
     scores = score_label(here, there, spacing_mm=(2.0, 1.0, 3.0), tolerance_mm=tolerance_mm)
     assert (scores.assd_mm, scores.nsd) == (pytest.approx(1.0), pytest.approx(expected))
+
+
+@pytest.mark.parametrize("first", range(9))
+def test_the_tolerance_includes_its_end_wherever_the_voxels_lie(first: int) -> None:
+    # Two voxels of 0.7 mm apart: their surfaces are 0.7 and 1.4 mm from each other, whatever the products' rounding.
+    here, there = (box(slice(at, at + 1), slice(4, 5), slice(2, 3)) for at in (first, first + 2))
+    assert score_label(here, there, spacing_mm=(0.7, 0.7, 0.7), tolerance_mm=1.4).nsd == 1.0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -143,6 +150,10 @@ def test_surface_of_nothing_is_refused() -> None:
 def test_masks_of_another_grid_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(12, 10, 8\).*\(12, 10, 7\)"):
         score_label(EMPTY, EMPTY[..., :7], spacing_mm=UNIT_MM)
+    # One slice would be stretched over all of them.
+    for measure in (surfaces_of, surface_distances_mm, hd95_mm):
+        with pytest.raises(ValueError, match="one grid"):
+            measure(cube(2), cube(2)[..., 2:3], spacing_mm=UNIT_MM)
 
 
 def blob(seed: int, shape: tuple[int, int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Intervals: against shares that can be counted, another implementation, and tables in the literature."""
+"""Intervals against those of scipy, and of so few patients that they are known by hand."""
 
 import math
 

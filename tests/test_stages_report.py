@@ -102,6 +102,20 @@ def test_the_page_answers_how_good_and_what_was_missed() -> None:
 
 
 @pytest.mark.usefixtures("experiment")
+def test_the_page_says_how_sure_it_is() -> None:
+    text = words(page().text)
+    # Organ: 0.75, 1 and 0 of three patients, of which one alone is drawn in 1 of 27 cases, more than the 2.5% left out.
+    # Lesion: 0.941 of one patient, 0 of another. Wilson's intervals of 1 of 2 and of 1 of 1 are in every table of them.
+    row = re.search(r"organ (0\.000 to 1\.000) .*? lesion (0\.000 to 0\.941) .*? (0\.50 ?0\.09 to 0\.91, 2 scans) "
+                    r"(1\.00 ?0\.21 to 1\.00, 1 scan)", text)
+    assert row is not None
+    assert "lies within 1 mm of the other" in text
+    assert "Of the predicted parts 1.00 touch a lesion (precision), F1 0.50; 0.00 parts a scan touch none." in text
+    Path("configs/tiny/evaluation.yaml").write_text(EVALUATION + "surface_tolerance_mm: {lesion: 2.5}\n")
+    assert "lies within 1 mm (organ), 2.5 mm (lesion) of the other" in words(page().text)
+
+
+@pytest.mark.usefixtures("experiment")
 def test_the_page_says_on_which_data_and_what_was_run() -> None:
     text = words(page().text)
     for expected in ("train 1 1 1 1", "validation 1 1 1 0", "test 3 3 3 2", "Licence CC0-1.0", "12 × 10 × 6 voxels",
@@ -157,6 +171,9 @@ def test_markdown_holds_the_same_numbers() -> None:
     assert "Mean test Dice 0.527 over 3 cases." in text
     assert "| organ | 3 | 0.583 | 0.750 | 0.000 | 0.583 |" in text
     assert "| 3-6 mm | 1 | 2 | 0.50 |" in text
+    # t2 alone, which has no lesion and an organ of Dice 1, is drawn in 1 of 27 cases.
+    assert "patients drawn anew: Dice 0.000 to 1.000, recall" in text
+    assert "lesion: precision 1.00, F1 0.50, 0.00 false ones a scan." in text
     assert "| t3 (lost: its gzip ends early) | 0.000 |" in text
     assert "1 train, 1 validation, 3 test cases. 1 audit finding." in text
 

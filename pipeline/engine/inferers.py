@@ -99,29 +99,22 @@ class WindowInferer(Inferer):
         starts = place_windows(padded.shape[1:], window, overlap=self.overlap, evenly=self.speed.fits_windows)
         for start, scores in self._scores(padded, starts, window, forward):
             if total is None:
-                room = room_for(volume, len(scores))
-                weights = weights.to(room)
-                if padded is inside:
-                    # Summed where the result lies: large scans get no second volume of scores.
-                    logits = _background(len(scores), volume.shape[1:], box, room)
-                    total = logits[(slice(None), *box)]
-                else:
-                    total = torch.zeros(len(scores), *padded.shape[1:], device=room)
+                room = room_for(max(volume, padded, key=torch.numel), len(scores))
+                logits, weights = _background(len(scores), volume.shape[1:], box, room), weights.to(room)
+                # Where nothing was padded they are summed where the result lies: large scans have no second volume.
+                total = logits[(slice(None), *box)] if padded is inside else \
+                    torch.zeros(len(scores), *padded.shape[1:], device=room)
             place = tuple(slice(first, first + edge) for first, edge in zip(start, window, strict=True))
             total[(slice(None), *place)].addcmul_(scores.to(total.device), weights)
-        assert total is not None, "there is at least one window"
+        assert logits is not None, "there is at least one window"
+        assert total is not None, "it comes with the logits"
         divide_by_weights(total, starts, weights)
         if not torch.isfinite(total.sum()):
             raise InputError("scan", found="class scores that are not finite", wanted="numbers",
                              remedy="try --speed exact; if that fails too, the weights are damaged",
                              reason="non-finite-scores")
-        if logits is not None:
-            return logits
-        found = total[(slice(None), *inner)]
-        if inside.shape == volume.shape:
-            return found
-        logits = _background(len(found), volume.shape[1:], box, found.device)
-        logits[(slice(None), *box)] = found
+        if padded is not inside:
+            logits[(slice(None), *box)] = total[(slice(None), *inner)]
         return logits
 
     def _scores(self, volume: torch.Tensor, starts: Sequence[Start], window: Sequence[int],

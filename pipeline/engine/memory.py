@@ -8,7 +8,7 @@ from pipeline.records.errors import InputError
 
 # What a network's own activations and the libraries may need on top of what is forecast.
 SPARE_SHARE = 0.2
-# Scores are held twice for a moment where air is left out or labels are taken from them, and windows beside them.
+# Scores are held twice for a moment where a scan was padded or labels are taken from them, and windows beside them.
 COPIES_OF_SCORES = 2.5
 MEMINFO = Path("/proc/meminfo")
 # What torch says where it is no error of its own kind: of the host's allocator, and of the libraries for GPUs.

@@ -20,9 +20,9 @@ def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, la
               settings: EvaluationSettings) -> dict[str, Any]:
     """Returns metrics.json's content: per split, nested by metric and label; what is undefined is NaN.
 
-    ``mean`` is the mean over labels of the mean over cases whose score is defined; ``intervals`` are of
-    these means. ``dice_where_present`` leaves out the cases whose truth lacks the label, which ``dice`` counts as 0
-    where the prediction has it.
+    ``mean`` is the mean over labels of the mean over cases whose score is defined; ``intervals`` are of these means.
+    ``dice_where_present`` leaves out the cases whose truth lacks the label, which ``dice`` counts as 0 where the
+    prediction has it.
     """
     return {split: _summarise_split([row for row in scores if row.split == split],
                                     [lesion for lesion in lesions if lesion.split == split], labels, settings)
@@ -83,15 +83,19 @@ def _detection(rows: Sequence[CaseScore]) -> dict[str, Any]:
 def _lesion_detection(lesions: Sequence[LesionScore], rows: Sequence[CaseScore]) -> dict[str, float]:
     """Returns recall, precision and F1 of lesions, and false ones a scan; a predicted part that touches one is right.
 
-    F1 is undefined where there are neither lesions nor predicted parts.
+    F1 is undefined where there are neither lesions nor predicted parts. False ones are counted over the scans that were
+    segmented: a lost scan has none, and must not be of use.
     """
     parts, wrong = (sum(getattr(row, name) for row in rows)
                     for name in ("prediction_components", "false_positive_components"))
+    segmented = sum(row.status != "failed" for row in rows)
     recall, precision = _share_found(lesions), 1 - wrong / parts if parts else math.nan
-    f1 = 2 * recall * precision / (recall + precision) if recall and precision else 0.0
-    return {"recall": recall, "precision": precision,
-            "f1": (f1 if not math.isnan(f1) else 0.0) if lesions or parts else math.nan,
-            "false_positives_per_scan": wrong / len(rows) if rows else math.nan}
+    if recall > 0 and precision > 0:
+        f1 = 2 * recall * precision / (recall + precision)
+    else:
+        f1 = 0.0 if lesions or parts else math.nan
+    return {"recall": recall, "precision": precision, "f1": f1,
+            "false_positives_per_scan": wrong / segmented if segmented else math.nan}
 
 
 def _by_size(lesions: Sequence[LesionScore], label: str, edges_mm: tuple[float, ...],

@@ -33,6 +33,7 @@ from pipeline.records.plan import COMMENTS
 from pipeline.records.postprocessing import postprocessing_of
 from pipeline.records.schedule import COMMENTS as SCHEDULE_COMMENTS
 from pipeline.records.settings import EvaluationSettings, read_evaluation_settings
+from pipeline.records.statistics import RESAMPLES
 from pipeline.records.strict_yaml import read_yaml
 from pipeline.records.summaries import (
     CaseSummary,
@@ -159,11 +160,21 @@ def _content_of_scored(index: Index, settings: EvaluationSettings, folders: Expe
         "sizes": {label: _sizes([lesion for lesion in lesions if lesion.label == label], settings.lesion_diameters_mm,
                                 units_of(index))
                   for label in settings.lesion_labels},
+        "resamples": RESAMPLES, "tolerances": _tolerances(index, settings),
         "is_flat": all(case.shape[2] == 1 for case in index.cases),
         "outline_colours": {"truth": TRUTH, "prediction": PREDICTION, "both at one place": AGREEMENT},
         "losses": _losses(folders.predictions / "summary.json", index),
         **_pictures(ranked, missed, index=index, predictions=folders.predictions, count=settings.pictures),
     }
+
+
+def _tolerances(index: Index, settings: EvaluationSettings) -> str:
+    """Returns the tolerance of the surface Dice in words, label by label where they differ."""
+    unit = units_of(index).length
+    by_label = {label: f"{settings.tolerance_mm(label):g} {unit}" for label in index.labels}
+    if len(set(by_label.values())) == 1:
+        return next(iter(by_label.values()))
+    return ", ".join(f"{tolerance} ({label})" for label, tolerance in by_label.items())
 
 
 def axis_over(values: list[float], most_ticks: int = 6) -> Axis:
