@@ -165,7 +165,7 @@ def _areas_by_code(spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
 def _nearest_mm(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the distance from each point ``(count, axes)`` to the nearest of the others.
 
-    By a tree of the surfaces' points alone: distance maps of the box around them take many times as long.
+    By a tree of the surfaces' points alone: maps of the distances in the box around them take longer.
     """
     # Points of a grid share coordinates, which a balanced tree is slow to halve.
     tree = KDTree(others, balanced_tree=False, compact_nodes=False)

@@ -55,6 +55,17 @@ def test_surfaces_of_two_voxels_side_by_side(depth: int, tolerance_mm: float, ex
     assert (scores.assd_mm, scores.nsd) == (pytest.approx(1.0), pytest.approx(expected))
 
 
+def test_what_lies_in_one_slice_of_a_volume_is_measured_in_three_dimensions() -> None:
+    plate, hole = box(slice(2, 7), slice(2, 7), slice(3, 4)), box(slice(3, 6), slice(3, 6), slice(3, 4))
+    # Every voxel of a plate is surface, 25 of them, also those in the middle, 2 mm from the frame.
+    distances, _ = surface_distances_mm(plate, plate & ~hole, spacing_mm=UNIT_MM)
+    assert (len(distances), distances.max()) == (25, 2.0)
+    scores = score_label(plate, plate & ~hole, spacing_mm=UNIT_MM, tolerance_mm=0.5)
+    theirs = surface_distance.compute_surface_distances(plate, plate & ~hole, UNIT_MM)
+    assert scores.nsd == pytest.approx(surface_distance.compute_surface_dice_at_tolerance(theirs, 0.5), rel=1e-6)
+    assert scores.hd95_mm == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("first", range(9))
 def test_the_tolerance_includes_its_end_wherever_the_voxels_lie(first: int) -> None:
     # Two voxels of 0.7 mm apart: their surfaces are 0.7 and 1.4 mm from each other, whatever the products' rounding.
