@@ -24,8 +24,8 @@ NAN = math.nan
 def score(case_id: str, label: str, dice: float, *, truth_ml: float = 10.0, prediction_ml: float = 8.0,
           hd95_mm: float = 2.0) -> CaseScore:
     """Returns a row whose recall and precision are its Dice."""
-    return CaseScore(case_id, case_id, "test", label, dice, dice, dice, dice, 1.0, hd95_mm, hd95_mm, dice, truth_ml,
-                     prediction_ml, 0.0, 1, 0, "scored")
+    return CaseScore(case_id, case_id, "test", label, False, dice, dice, dice, dice, 1.0, hd95_mm, hd95_mm, dice,
+                     truth_ml, prediction_ml, 0.0, 1, 0, "scored")
 
 
 ROWS = [
@@ -33,6 +33,12 @@ ROWS = [
     score("b", "organ", 0.8), score("b", "lesion", NAN, truth_ml=0.0, prediction_ml=0.0, hd95_mm=NAN),
     score("c", "organ", 0.4), score("c", "lesion", 0.1, hd95_mm=4.0),
 ]
+
+
+def test_a_region_is_no_part_of_a_cases_mean() -> None:
+    whole = replace(score("a", "whole", 0.1), is_region=True)
+    assert rank_cases([*ROWS, whole])[1].case_id == "a"
+    assert rank_cases([*ROWS, whole])[1].dice == pytest.approx(0.7)
 
 
 def test_a_label_has_mean_median_and_worst_of_its_defined_scores() -> None:

@@ -19,7 +19,7 @@ from pipeline.records.tables import (
     write_table,
 )
 
-SCORE = CaseScore("c,1", "p1", "test", "organ", 0.5, 0.3, 0.25, 1.0, 0.9, 3.5, 1.5, 0.75, 10.0, 2.5, -0.75, 3, 2,
+SCORE = CaseScore("c,1", "p1", "test", "organ", False, 0.5, 0.3, 0.25, 1.0, 0.9, 3.5, 1.5, 0.75, 10.0, 2.5, -0.75, 3, 2,
                   "scored")
 LESION = LesionScore("c1", "validation", "lesion", 0.25, 7.5, 3, 2, 1, found=True)
 
@@ -28,9 +28,9 @@ def test_case_table_survives_the_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "cases.csv"
     write_table(path, CaseScore, [SCORE])
     assert path.read_text() == (
-        "case_id,patient,split,label,dice,iou,recall,precision,specificity,hd95_mm,assd_mm,nsd,truth_ml,prediction_ml,"
-        "volume_error,prediction_components,false_positive_components,status\n"
-        '"c,1",p1,test,organ,0.5,0.3,0.25,1.0,0.9,3.5,1.5,0.75,10.0,2.5,-0.75,3,2,scored\n')
+        "case_id,patient,split,label,is_region,dice,iou,recall,precision,specificity,hd95_mm,assd_mm,nsd,truth_ml,"
+        "prediction_ml,volume_error,prediction_components,false_positive_components,status\n"
+        '"c,1",p1,test,organ,false,0.5,0.3,0.25,1.0,0.9,3.5,1.5,0.75,10.0,2.5,-0.75,3,2,scored\n')
     assert read_table(path, CaseScore) == (SCORE,)
 
 
@@ -68,7 +68,7 @@ def test_history_may_have_more_columns_and_other_tables_may_not(tmp_path: Path) 
 
 def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
     write_table(tmp_path / "cases.csv", CaseScore, [replace(SCORE, dice=np.float64(1 / 3))])
-    assert ",organ,0.333333,0.3,0.25," in (tmp_path / "cases.csv").read_text()
+    assert ",organ,false,0.333333,0.3,0.25," in (tmp_path / "cases.csv").read_text()
 
 
 def test_metrics_are_strict_json_without_nan(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import surface_distance
 import tiny_evaluation
-from tiny_evaluation import AFFINE, ORGAN, WORK, enter_experiment, label_map, write_predictions
+from tiny_evaluation import AFFINE, EVALUATION, ORGAN, WORK, enter_experiment, label_map, write_predictions
 from tiny_msd import write_scan
 
 from pipeline import bundle
@@ -45,6 +45,24 @@ def test_case_table_holds_hand_worked_scores() -> None:
     assert math.isnan(table["t2", "lesion"].dice)
     assert (table["v1", "lesion"].dice, table["v1", "lesion"].status) == (0.0, "truth empty")
     assert (organ.patient, organ.split, table["v1", "organ"].split) == ("patient-t1", "test", "validation")
+
+
+def test_a_region_is_scored_like_a_label_and_no_part_of_the_means(experiment: Path) -> None:
+    evaluate.run("tiny")
+    without = read_metrics(WORK / "metrics.json")["test"]
+    more = "regions: {whole: [organ, lesion]}\nsurface_tolerance_mm: {whole: 0}\n"
+    (experiment / "configs/tiny/evaluation.yaml").write_text(EVALUATION + more)
+    evaluate.run("tiny")
+    found = read_metrics(WORK / "metrics.json")["test"]
+    whole = scores()["t1", "whole"]
+    # Organ, A and B are 41 voxels, the shifted organ and A 40; in both are 24 and 8.
+    assert (whole.is_region, whole.dice, whole.recall) == (True, pytest.approx(64 / 81, abs=1e-6),
+                                                           pytest.approx(32 / 41, abs=1e-6))
+    assert not scores()["t1", "organ"].is_region
+    # t2 is right, t3 lost.
+    assert found["dice"]["whole"] == pytest.approx((64 / 81 + 1 + 0) / 3, abs=1e-6)
+    assert found["dice"]["mean"] == without["dice"]["mean"]
+    assert found["intervals"]["dice"]["mean"] == without["intervals"]["dice"]["mean"]
 
 
 @pytest.mark.usefixtures("experiment")
@@ -186,6 +204,9 @@ def test_a_prediction_on_another_grid_is_an_error(
 @pytest.mark.usefixtures("experiment")
 @pytest.mark.parametrize(("text", "reason"), [
     ("surface_tolerance_mm: wide\n", "bad-tolerance"), ("surface_tolerance_mm: {tumour: 2}\n", "bad-tolerance"),
+    ("regions: {whole: [tumour]}\n", "bad-region"), ("regions: {organ: [lesion]}\n", "bad-region"),
+    ("regions: {whole: []}\n", "bad-region"), ("regions: {mean: [organ]}\n", "bad-region"),
+    ("regions: [organ]\n", "bad-region"),
     ("lesion_labels: [tumour]\n", "unknown-label"), ("lesion_diameters_mm: [5, 3]\n", "bad-edges"),
     ("lesion_diameters_mm: 3\n", "bad-edges"), ("lesion_labels: lesion\n", "unknown-label"),
     ("pictures: many\n", "bad-count"),

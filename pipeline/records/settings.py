@@ -67,11 +67,13 @@ class DataSettings:
 class EvaluationSettings:
     """`evaluation.yaml`: what is counted and shown.
 
-    `lesion_labels` are scored lesion by lesion as well; `lesion_diameters_mm` are the edges of the size classes by
-    which their recall is given. `surface_tolerance_mm` is the distance up to which a surface counts as right, one for
-    all labels or one for each. `pictures` is how many of the best and of the worst cases are drawn.
+    `regions` are unions of labels that are scored like labels, ``{tumour: [core, edema]}``, and are left out of the
+    means over labels. `lesion_labels` are scored lesion by lesion as well; `lesion_diameters_mm` are the edges of the
+    size classes by which their recall is given. `surface_tolerance_mm` is the distance up to which a surface counts as
+    right, one for all labels or one for each. `pictures` is how many of the best and of the worst cases are drawn.
     """
 
+    regions: dict[str, list[str]] = field(default_factory=dict)
     lesion_labels: tuple[str, ...] = ()
     lesion_diameters_mm: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
     surface_tolerance_mm: float | dict[str, float] = DEFAULT_TOLERANCE_MM

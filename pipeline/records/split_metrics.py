@@ -12,6 +12,8 @@ from pipeline.records.summaries import mean_of_defined, size_class, size_classes
 from pipeline.records.tables import CaseScore, LesionScore
 
 SCORED_SPLITS: tuple[Split, ...] = ("validation", "test")
+# What stands beside the labels in each metric.
+OVERALL = "mean"
 MEANS = ("dice", "iou", "recall", "precision", "specificity", "hd95_mm", "assd_mm", "nsd", "volume_error")
 WITH_INTERVALS = ("dice", "recall", "precision", "nsd")
 
@@ -21,6 +23,7 @@ def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, la
     """Returns metrics.json's content: per split, nested by metric and label; what is undefined is NaN.
 
     ``mean`` is the mean over labels of the mean over cases whose score is defined; ``intervals`` are of these means.
+    Regions stand beside the labels, and are no part of ``mean``.
     ``dice_where_present`` leaves out the cases whose truth lacks the label, which ``dice`` counts as 0 where the
     prediction has it.
     """
@@ -31,7 +34,7 @@ def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, la
 
 def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], labels: tuple[str, ...],
                      settings: EvaluationSettings) -> dict[str, Any]:
-    by_label = {label: [row for row in scores if row.label == label] for label in labels}
+    by_label = {label: [row for row in scores if row.label == label] for label in (*labels, *settings.regions)}
 
     def counts(claim: Callable[[CaseScore], bool]) -> dict[str, int]:
         return {label: sum(map(claim, rows)) for label, rows in by_label.items()}
@@ -66,7 +69,7 @@ def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore]
 
 def _means(scores: Mapping[str, Sequence[CaseScore]], metric: str, labels: tuple[str, ...]) -> dict[str, float]:
     by_label = {label: mean_of_defined(getattr(row, metric) for row in rows) for label, rows in scores.items()}
-    return {"mean": mean_of_defined(by_label[label] for label in labels), **by_label}
+    return {OVERALL: mean_of_defined(by_label[label] for label in labels), **by_label}
 
 
 def _detection(rows: Sequence[CaseScore]) -> dict[str, Any]:

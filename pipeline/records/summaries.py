@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from pipeline.records.index import Index, IndexedCase
-from pipeline.records.tables import CaseScore
+from pipeline.records.tables import CaseScore, of_labels
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def summarise_label(label: str, scores: Iterable[CaseScore]) -> LabelSummary:
 
 
 def rank_cases(scores: Iterable[CaseScore]) -> tuple[CaseSummary, ...]:
-    """Returns the cases, lowest mean Dice first; those without any defined Dice come last."""
+    """Returns the cases, lowest mean Dice of their labels first; those without any defined Dice come last."""
     by_case: dict[str, list[CaseScore]] = {}
     for row in scores:
         by_case.setdefault(row.case_id, []).append(row)
-    cases = [CaseSummary(case_id, mean_of_defined(row.dice for row in rows), tuple(rows))
+    cases = [CaseSummary(case_id, mean_of_defined(row.dice for row in of_labels(rows)), tuple(rows))
              for case_id, rows in by_case.items()]
     return tuple(sorted(cases, key=lambda case: (math.isnan(case.dice), case.dice, case.case_id)))
 

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -23,7 +23,7 @@ DECIMALS = 6
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One row of cases.csv: one label of one scan. Empty masks and lost scans: docs/adr/0001.
+    """One row of cases.csv: one label, or one region of several, of one scan. Empty masks, lost scans: docs/adr/0001.
 
     The scores are those of `pipeline.metrics.LabelScores`. `status` is ``failed`` where inference gave no segmentation
     for this scan.
@@ -33,6 +33,7 @@ class CaseScore:
     patient: str
     split: Split
     label: str
+    is_region: bool
     dice: float
     iou: float
     recall: float
@@ -76,6 +77,11 @@ class TrainingPoint:
     train_loss: float
     validation_dice: float
     learning_rate: float
+
+
+def of_labels(rows: Iterable[CaseScore]) -> list[CaseScore]:
+    """Returns the rows of labels: those of regions would count their labels twice."""
+    return [row for row in rows if not row.is_region]
 
 
 Row = TypeVar("Row", CaseScore, LesionScore, TrainingPoint)

@@ -3,9 +3,8 @@
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.imaging.scans import Scan
 from pipeline.metrics import find_lesions, score_label
 from pipeline.records.bundles import joint_digest, recorded_digests
 from pipeline.records.errors import InputError
+from pipeline.records.evaluation_checks import check_evaluation_settings
 from pipeline.records.files import folder_written_aside, write_json
 from pipeline.records.folders import ExperimentFolders, segmentation_in
 from pipeline.records.index import Index, IndexedCase, main_split, read_index
@@ -40,7 +40,7 @@ def run(experiment: str) -> None:
     folders = ExperimentFolders(experiment)
     index = read_index(folders.index)
     settings = read_evaluation_settings(experiment)
-    _check_settings(settings, index, CONFIGS / experiment / "evaluation.yaml")
+    check_evaluation_settings(settings, index.labels, CONFIGS / experiment / "evaluation.yaml")
     cases = cases_to_score(index)
     if not cases:
         raise InputError(folders.index, found="no validation or test case", wanted="at least one", reason="no-cases",
@@ -97,7 +97,7 @@ def segment_out_of_fold(bundle_root: Path, cases: Sequence[IndexedCase], *, outp
 
 def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index,
                 settings: EvaluationSettings) -> tuple[list[CaseScore], list[LesionScore]]:
-    """Returns the scores of all cases, label by label, and their lesions; a case without prediction counts as missed.
+    """Returns the scores of all cases by label and region, and their lesions; one without prediction counts as missed.
 
     Raises:
         InputError: ``other-grid``: a prediction is not on the grid of its truth.
@@ -112,12 +112,12 @@ def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index
         prediction = read_label_map(path) if path.is_file() else None
         if prediction is not None:
             _check_same_grid(path, prediction, truth)
-        for label, value in index.labels.items():
-            true_mask = truth.array > 0 if index.are_instances else _mask(truth, value)
-            predicted_mask = np.zeros_like(true_mask) if prediction is None else _mask(prediction, value)
+        for label, values in _values(index, settings).items():
+            true_mask = truth.array > 0 if index.are_instances else _mask(truth, values)
+            predicted_mask = np.zeros_like(true_mask) if prediction is None else _mask(prediction, values)
             score = score_label(true_mask, predicted_mask, spacing_mm=spacing_mm,
                                 tolerance_mm=settings.tolerance_mm(label))
-            row = CaseScore(case.case_id, case.patient, case.split, label, **asdict(score))
+            row = CaseScore(case.case_id, case.patient, case.split, label, label in settings.regions, **asdict(score))
             scores.append(row if prediction is not None else _as_failed(row))
             if label in settings.lesion_labels:
                 found = find_lesions(true_mask, predicted_mask, spacing_mm=spacing_mm)
@@ -144,9 +144,16 @@ def _leave_out_circumstances(predictions: Path) -> None:
         write_json(path, {key: value for key, value in report.items() if key not in ("seconds", "input_state")})
 
 
-def _mask(label_map: Scan, value: int) -> NDArray[np.bool_]:
+def _values(index: Index, settings: EvaluationSettings) -> dict[str, list[int]]:
+    """Returns the values in a label map of each label, then of each region, which is a union of labels."""
+    labels = {label: [value] for label, value in index.labels.items()}
+    return labels | {name: [index.labels[part] for part in parts] for name, parts in settings.regions.items()}
+
+
+def _mask(label_map: Scan, values: Collection[int]) -> NDArray[np.bool_]:
     # Label maps come as float32, and other software writes 1.0000001 for 1.
-    return np.abs(label_map.array - value) < 0.5
+    is_any: NDArray[np.bool_] = np.any([np.abs(label_map.array - value) < 0.5 for value in values], axis=0)
+    return is_any
 
 
 def _check_same_grid(path: Path, prediction: Scan, truth: Scan) -> None:
@@ -157,36 +164,6 @@ def _check_same_grid(path: Path, prediction: Scan, truth: Scan) -> None:
         wanted = f"the truth's shape {truth.array.shape}, affine {truth.affine[:3].round(3).tolist()}"
         raise InputError(path, found=found, wanted=wanted, reason="other-grid",
                          remedy="report it: inference must return the scan's own grid")
-
-
-def _check_settings(settings: EvaluationSettings, index: Index, path: Path) -> None:
-    labels, edges, pictures = settings.lesion_labels, settings.lesion_diameters_mm, settings.pictures
-    if not isinstance(labels, tuple) or any(label not in index.labels for label in labels):
-        raise InputError(path, found=f"lesion_labels {_shown(labels)}", wanted=f"a list of {', '.join(index.labels)}",
-                         remedy="name labels as the dataset does", reason="unknown-label")
-    are_numbers = isinstance(edges, tuple) and all(isinstance(edge, (int, float)) for edge in edges)
-    if not are_numbers or len(edges) < 2 or any(lower >= upper for lower, upper in pairwise(edges)):
-        raise InputError(path, found=f"lesion_diameters_mm {_shown(edges)}", wanted="two or more rising numbers",
-                         remedy="write for instance [3, 6, 10]", reason="bad-edges")
-    if not isinstance(pictures, int) or pictures < 0:
-        raise InputError(path, found=f"pictures {pictures}", wanted="a whole number, 0 or more",
-                         remedy="write for instance 4", reason="bad-count")
-    _check_tolerance(settings, tuple(index.labels), path)
-
-
-def _check_tolerance(settings: EvaluationSettings, names: Sequence[str], path: Path) -> None:
-    given = settings.surface_tolerance_mm
-    by_name = given if isinstance(given, dict) else dict.fromkeys(names, given)
-    are_numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0
-                      for number in by_name.values())
-    if not are_numbers or not set(by_name) <= set(names):
-        raise InputError(path, found=f"surface_tolerance_mm {given}", reason="bad-tolerance",
-                         wanted=f"millimetres, 0 or more, or millimetres for some of {', '.join(names)}",
-                         remedy="write for instance 2")
-
-
-def _shown(setting: object) -> object:
-    return list(setting) if isinstance(setting, tuple) else setting
 
 
 def _write_plots(folder: Path, scores: list[CaseScore], lesion_recall: dict[str, dict[str, float]]) -> None:

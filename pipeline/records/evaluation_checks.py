@@ -1,0 +1,62 @@
+"""Whether `evaluation.yaml` fits the dataset: said before hours of inference, not after."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from pipeline.records.errors import InputError
+from pipeline.records.settings import EvaluationSettings
+from pipeline.records.split_metrics import OVERALL
+
+
+def check_evaluation_settings(settings: EvaluationSettings, labels: Mapping[str, int], path: Path) -> None:
+    """Refuses settings that do not fit the dataset's labels.
+
+    Raises:
+        InputError: ``bad-region``, ``unknown-label``, ``bad-edges``, ``bad-count`` or ``bad-tolerance``.
+    """
+    _check_regions(settings, labels, path)
+    scored = (*labels, *settings.regions)
+    names, edges, pictures = settings.lesion_labels, settings.lesion_diameters_mm, settings.pictures
+    if not isinstance(names, tuple) or any(name not in scored for name in names):
+        raise InputError(path, found=f"lesion_labels {_shown(names)}", wanted=f"a list of {', '.join(scored)}",
+                         remedy="name labels as the dataset does", reason="unknown-label")
+    are_numbers = isinstance(edges, tuple) and all(isinstance(edge, (int, float)) for edge in edges)
+    if not are_numbers or len(edges) < 2 or any(lower >= upper for lower, upper in pairwise(edges)):
+        raise InputError(path, found=f"lesion_diameters_mm {_shown(edges)}", wanted="two or more rising numbers",
+                         remedy="write for instance [3, 6, 10]", reason="bad-edges")
+    if not isinstance(pictures, int) or pictures < 0:
+        raise InputError(path, found=f"pictures {pictures}", wanted="a whole number, 0 or more",
+                         remedy="write for instance 4", reason="bad-count")
+    _check_tolerance(settings, scored, path)
+
+
+def _check_regions(settings: EvaluationSettings, labels: Mapping[str, int], path: Path) -> None:
+    regions = settings.regions
+    wanted = f"a name with a list of {', '.join(labels)}"
+    example = next(iter(labels))
+    if not isinstance(regions, dict):
+        raise InputError(path, found=f"regions {_shown(regions)}", wanted=wanted, reason="bad-region",
+                         remedy=f"write for instance {{whole: [{example}]}}")
+    for name, parts in regions.items():
+        if not isinstance(name, str) or name in labels or name == OVERALL:
+            raise InputError(path, found=f"a region called {name}", wanted=f"a name that is no label, nor `{OVERALL}`",
+                             remedy="call it otherwise", reason="bad-region")
+        if not isinstance(parts, (list, tuple)) or not parts or any(part not in labels for part in parts):
+            raise InputError(path, found=f"region {name}: {_shown(parts)}", wanted=wanted, reason="bad-region",
+                             remedy="name labels as the dataset does")
+
+
+def _check_tolerance(settings: EvaluationSettings, names: tuple[str, ...], path: Path) -> None:
+    given = settings.surface_tolerance_mm
+    by_name = given if isinstance(given, dict) else dict.fromkeys(names, given)
+    are_numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0
+                      for number in by_name.values())
+    if not are_numbers or not set(by_name) <= set(names):
+        raise InputError(path, found=f"surface_tolerance_mm {given}", reason="bad-tolerance",
+                         wanted=f"millimetres, 0 or more, or millimetres for some of {', '.join(names)}",
+                         remedy="write for instance 2")
+
+
+def _shown(setting: object) -> object:
+    return list(setting) if isinstance(setting, tuple) else setting
