@@ -25,7 +25,9 @@ SWITCHES = {
 }
 NUMBERS = {"train": {"processes": "train in N processes together, one for each GPU (default: the plan's)"}}
 COMMANDS = {
+    "compare": "say whether one run is better than another, scan by scan",
     "fetch": "bring a dataset into data/raw",
+    "gate": "fail where recall or Dice fell since a commit by more than chance explains",
     "listen": "receive studies from a DICOM archive, segment them, send the results back",
     "segment": "segment scans with a trained bundle",
     "run": "activate an experiment and reproduce its stages",

@@ -102,15 +102,23 @@ def read_table(path: Path, kind: type[Row]) -> tuple[Row, ...]:
     Raises:
         InputError: ``missing-table``, ``bad-table`` (a column is missing or unknown, a cell cannot be read).
     """
-    with _opened(path) as text:
-        reader = csv.DictReader(text, restval="")
-        wanted = [column.name for column in fields(kind)]
-        names = list(reader.fieldnames or [])
-        if names[: len(wanted) if kind is TrainingPoint else None] != wanted:
-            raise _bad_table(path, f"columns {', '.join(reader.fieldnames or ['none'])}", f"{', '.join(wanted)}")
-        more = names[len(wanted) :]
-        return tuple(_row(path, reader.line_num, kind, {name: cell for name, cell in cells.items() if name not in more})
-                     for cells in reader)
+    return table_in(_opened(path), kind, where=path)
+
+
+def table_in(text: io.StringIO, kind: type[Row], *, where: Path | str) -> tuple[Row, ...]:
+    """Reads a table that `write_table` wrote from its text; errors name `where` it is from.
+
+    Raises:
+        InputError: ``bad-table``.
+    """
+    reader = csv.DictReader(text, restval="")
+    wanted = [column.name for column in fields(kind)]
+    names = list(reader.fieldnames or [])
+    if names[: len(wanted) if kind is TrainingPoint else None] != wanted:
+        raise _bad_table(where, f"columns {', '.join(reader.fieldnames or ['none'])}", f"{', '.join(wanted)}")
+    more = names[len(wanted) :]
+    return tuple(_row(where, reader.line_num, kind, {name: cell for name, cell in cells.items() if name not in more})
+                 for cells in reader)
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
@@ -139,14 +147,14 @@ def _opened(path: Path) -> io.StringIO:
     return io.StringIO(path.read_text(encoding="utf-8"))
 
 
-def _row(path: Path, line: int, kind: type[Row], cells: dict[str, str]) -> Row:
+def _row(where: Path | str, line: int, kind: type[Row], cells: dict[str, str]) -> Row:
     types = get_type_hints(kind)
     values: dict[str, Any] = {}
     for name, cell in cells.items():
         try:
             values[name] = _reader(types[name])(cell)
         except (KeyError, ValueError) as error:
-            raise _bad_table(path, f"`{cell}` as {name} in line {line}", "a value of that column") from error
+            raise _bad_table(where, f"`{cell}` as {name} in line {line}", "a value of that column") from error
     return kind(**values)
 
 
@@ -175,5 +183,5 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _bad_table(path: Path, found: str, wanted: str) -> InputError:
-    return InputError(path, found=found, wanted=wanted, remedy="remove it and run its stage again", reason="bad-table")
+def _bad_table(where: Path | str, found: str, wanted: str) -> InputError:
+    return InputError(where, found=found, wanted=wanted, remedy="remove it and run its stage again", reason="bad-table")
