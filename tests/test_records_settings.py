@@ -47,7 +47,8 @@ def test_what_is_not_said_has_a_default(folder: Path) -> None:
 
 def test_lists_of_evaluation_yaml(folder: Path) -> None:
     (folder / "evaluation.yaml").write_text("lesion_labels: [lesion]\nlesion_diameters_mm: [0, 4.5]\n")
-    assert read_evaluation_settings("tiny") == EvaluationSettings(("lesion",), (0, 4.5))
+    wanted = EvaluationSettings(lesion_labels=("lesion",), lesion_diameters_mm=(0, 4.5))
+    assert read_evaluation_settings("tiny") == wanted
 
 
 def test_an_empty_evaluation_yaml_is_all_defaults(folder: Path) -> None:

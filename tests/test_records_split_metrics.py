@@ -6,18 +6,22 @@ from dataclasses import replace
 import pytest
 from test_records_tables import LESION, SCORE
 
+from pipeline.records.index import Index, IndexedCase
 from pipeline.records.settings import EvaluationSettings
 from pipeline.records.split_metrics import summarise
 from pipeline.records.tables import CaseScore, LesionScore
 
 SETTINGS = EvaluationSettings(lesion_labels=("lesion",))
+CASE = IndexedCase("c1", "p1", "test", "i.nii", "l.nii", (9, 9, 9), (1.0, 1.0, 1.0), "RAS", {"lesion": 1}, "0", "1")
 NONE = {"prediction_components": 0, "false_positive_components": 0}
 
 
 def of_lesions(scores: list[CaseScore], lesions: list[LesionScore]) -> dict[str, float]:
     rows = [replace(score, label="lesion") for score in scores]
-    found: dict[str, float] = summarise(rows, lesions, labels=("lesion",), settings=SETTINGS)["test"][
-        "lesion_detection"]["lesion"]
+    cases = tuple(replace(CASE, case_id=row.case_id) for row in rows)
+    index = Index("tiny", "data/raw/tiny", "CT", "CC0-1.0", {"lesion": 1}, cases)
+    found: dict[str, float] = summarise(rows, lesions, index=index, settings=SETTINGS)["test"]["lesion_detection"][
+        "lesion"]
     return found
 
 

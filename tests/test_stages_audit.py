@@ -91,6 +91,16 @@ def test_with_folds_every_case_that_is_not_tested_on_has_one(capsys: pytest.Capt
     assert "| fold 1 | 2 | 3 |" in (WORK / "audit.md").read_text()
 
 
+def test_attributes_that_are_asked_for_stand_in_the_index(repository: Path) -> None:
+    CONFIG.write_text("dataset: tiny\nattributes: [scanner]\n")
+    (repository / ROOT / "participants.tsv").write_text(
+        "participant_id\tscanner\tname\n" + "".join(f"{case}\tA\tMiller\n" for case in CASES[1:]))
+    audit.run("tiny")
+    cases = read_index(WORK / "index.json").cases
+    assert [case.attributes["scanner"] for case in cases] == ["n/a", *["A"] * (len(CASES) - 1)]
+    assert "Miller" not in (WORK / "index.json").read_text()
+
+
 def test_more_folds_than_patients_are_refused() -> None:
     CONFIG.write_text(f"{SETTINGS}folds: 5\n")
     assert refusal().reason == "too-few-patients"
@@ -241,8 +251,8 @@ def test_the_command_line_says_it_in_one_line(repository: Path) -> None:
     CONFIG.write_text("dataset: tiny\nlayuot: msd\n")
     done = python(repository, "-m", "pipeline", "audit", "--experiment", "tiny")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of dataset, folders, "
-                           "folds, layout, left_right, patient, split; did you mean `layout`?\n")
+    assert done.stderr == ("error: configs/tiny/data.yaml: unknown key `layuot`; expected one of attributes, dataset, "
+                           "folders, folds, layout, left_right, patient, split; did you mean `layout`?\n")
 
 
 def test_the_audit_imports_nothing_heavy(repository: Path) -> None:

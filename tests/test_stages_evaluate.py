@@ -207,6 +207,7 @@ def test_a_prediction_on_another_grid_is_an_error(
     ("regions: {whole: [tumour]}\n", "bad-region"), ("regions: {organ: [lesion]}\n", "bad-region"),
     ("regions: {whole: []}\n", "bad-region"), ("regions: {mean: [organ]}\n", "bad-region"),
     ("regions: [organ]\n", "bad-region"),
+    ("subgroups: [scanner]\n", "unknown-column"), ("subgroups: fold\n", "unknown-column"),
     ("lesion_labels: [tumour]\n", "unknown-label"), ("lesion_diameters_mm: [5, 3]\n", "bad-edges"),
     ("lesion_diameters_mm: 3\n", "bad-edges"), ("lesion_labels: lesion\n", "unknown-label"),
     ("pictures: many\n", "bad-count"),

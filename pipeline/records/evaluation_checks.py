@@ -5,18 +5,21 @@ from itertools import pairwise
 from pathlib import Path
 
 from pipeline.records.errors import InputError
+from pipeline.records.index import Index
 from pipeline.records.settings import EvaluationSettings
 from pipeline.records.split_metrics import OVERALL
+from pipeline.records.subgroups import columns_of
 
 
-def check_evaluation_settings(settings: EvaluationSettings, labels: Mapping[str, int], path: Path) -> None:
-    """Refuses settings that do not fit the dataset's labels.
+def check_evaluation_settings(settings: EvaluationSettings, index: Index, path: Path) -> None:
+    """Refuses settings that do not fit the dataset.
 
     Raises:
-        InputError: ``bad-region``, ``unknown-label``, ``bad-edges``, ``bad-count`` or ``bad-tolerance``.
+        InputError: ``bad-region``, ``unknown-label``, ``bad-edges``, ``bad-count``, ``bad-tolerance`` or
+            ``unknown-column``.
     """
-    _check_regions(settings, labels, path)
-    scored = (*labels, *settings.regions)
+    _check_regions(settings, index.labels, path)
+    scored = (*index.labels, *settings.regions)
     names, edges, pictures = settings.lesion_labels, settings.lesion_diameters_mm, settings.pictures
     if not isinstance(names, tuple) or any(name not in scored for name in names):
         raise InputError(path, found=f"lesion_labels {_shown(names)}", wanted=f"a list of {', '.join(scored)}",
@@ -29,6 +32,10 @@ def check_evaluation_settings(settings: EvaluationSettings, labels: Mapping[str,
         raise InputError(path, found=f"pictures {pictures}", wanted="a whole number, 0 or more",
                          remedy="write for instance 4", reason="bad-count")
     _check_tolerance(settings, scored, path)
+    columns, chosen = columns_of(index.cases), settings.subgroups
+    if chosen is not None and (not isinstance(chosen, tuple) or any(name not in columns for name in chosen)):
+        raise InputError(path, found=f"subgroups {_shown(chosen)}", wanted=f"a list of {', '.join(columns)}",
+                         remedy="name a column; `attributes` in data.yaml brings more", reason="unknown-column")
 
 
 def _check_regions(settings: EvaluationSettings, labels: Mapping[str, int], path: Path) -> None:

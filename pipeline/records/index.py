@@ -1,7 +1,7 @@
 """The index: the audited list of cases that every later stage reads instead of folders."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ class IndexedCase:
     have z of 1), `spacing_mm` follows the same axes, `orientation` is the anatomical direction of those axes (``RAS``),
     or `NO_ORIENTATION`. `label_voxels` counts voxels by label name. Digests are SHA-256 of the files' bytes. `fold` is
     the number, from 0, of the training that does not see the case; None where it is tested on or the experiment has no
-    folds.
+    folds. `attributes` are what the dataset's own table says of it, by column: `records/attributes.py`.
     """
 
     case_id: str
@@ -38,6 +38,7 @@ class IndexedCase:
     image_sha256: str
     label_sha256: str
     fold: int | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,13 @@ def main_split(index: Index) -> Split:
 
 
 def write_index(path: Path, index: Index) -> None:
-    """Writes the index as JSON, atomically; cases without a fold do not mention it."""
+    """Writes the index as JSON, atomically; cases without a fold or attributes do not mention them."""
     content = asdict(index)
     for case in content["cases"]:
         if case["fold"] is None:
             del case["fold"]
+        if not case["attributes"]:
+            del case["attributes"]
     write_json(path, content)
 
 

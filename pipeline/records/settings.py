@@ -51,7 +51,8 @@ class DataSettings:
     expression on the case id whose first group is the patient. `left_right` says that cases may be mirrored from left
     to right: ``symmetric``, or pairs of labels that exchange then, ``[[kidney_left, kidney_right]]``. `folds` is how
     many trainings validate each other: each on its own part of the patients, trained on all others; None is one.
-    `folders` is for the layout of that name.
+    `folders` is for the layout of that name. `attributes` are columns of the dataset's `participants.tsv` by which
+    scores are grouped: the scanner, the site.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class DataSettings:
     left_right: Any = None
     folds: int | None = None
     folders: FolderSettings | None = None
+    attributes: Any = ()
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ class EvaluationSettings:
     `regions` are unions of labels that are scored like labels, ``{tumour: [core, edema]}``, and are left out of the
     means over labels. `lesion_labels` are scored lesion by lesion as well; `lesion_diameters_mm` are the edges of the
     size classes by which their recall is given. `surface_tolerance_mm` is the distance up to which a surface counts as
-    right, one for all labels or one for each. `pictures` is how many of the best and of the worst cases are drawn.
+    right, one for all labels or one for each. `subgroups` are what scores are shown by, see `records/subgroups.py`;
+    None is what is usual there. `pictures` is how many of the best and of the worst cases are drawn.
     """
 
     regions: dict[str, list[str]] = field(default_factory=dict)
     lesion_labels: tuple[str, ...] = ()
     lesion_diameters_mm: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
     surface_tolerance_mm: float | dict[str, float] = DEFAULT_TOLERANCE_MM
+    subgroups: tuple[str, ...] | None = None
     pictures: int = 4
 
     def tolerance_mm(self, label: str) -> float:

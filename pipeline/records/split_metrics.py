@@ -5,20 +5,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.records.index import Split
+import numpy as np
+
+from pipeline.records.index import Index, Split
 from pipeline.records.settings import EvaluationSettings
 from pipeline.records.statistics import mean_intervals, share_interval
+from pipeline.records.subgroups import USUAL, group_scores
 from pipeline.records.summaries import mean_of_defined, size_class, size_classes
-from pipeline.records.tables import CaseScore, LesionScore
+from pipeline.records.tables import CaseScore, LesionScore, of_labels
 
 SCORED_SPLITS: tuple[Split, ...] = ("validation", "test")
 # What stands beside the labels in each metric.
 OVERALL = "mean"
 MEANS = ("dice", "iou", "recall", "precision", "specificity", "hd95_mm", "assd_mm", "nsd", "volume_error")
 WITH_INTERVALS = ("dice", "recall", "precision", "nsd")
+WITH_QUARTILES = (*WITH_INTERVALS, "hd95_mm")
 
 
-def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, labels: tuple[str, ...],
+def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, index: Index,
               settings: EvaluationSettings) -> dict[str, Any]:
     """Returns metrics.json's content: per split, nested by metric and label; what is undefined is NaN.
 
@@ -28,12 +32,13 @@ def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, la
     prediction has it.
     """
     return {split: _summarise_split([row for row in scores if row.split == split],
-                                    [lesion for lesion in lesions if lesion.split == split], labels, settings)
+                                    [lesion for lesion in lesions if lesion.split == split], index, settings)
             for split in reversed(SCORED_SPLITS)}
 
 
-def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], labels: tuple[str, ...],
+def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], index: Index,
                      settings: EvaluationSettings) -> dict[str, Any]:
+    labels = tuple(index.labels)
     by_label = {label: [row for row in scores if row.label == label] for label in (*labels, *settings.regions)}
 
     def counts(claim: Callable[[CaseScore], bool]) -> dict[str, int]:
@@ -48,6 +53,9 @@ def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore]
         "intervals": {name: {label: asdict(interval) for label, interval in mean_intervals(
             {label: [(row.patient, getattr(row, name)) for row in rows] for label, rows in by_label.items()},
             overall=labels).items()} for name in WITH_INTERVALS},
+        "quartiles": {name: {label: _quartiles([getattr(row, name) for row in rows])
+                             for label, rows in by_label.items()} for name in WITH_QUARTILES},
+        "subgroups": _subgroups(of_labels(scores), index, settings),
         "present": counts(lambda row: row.truth_ml > 0),
         "empty": counts(lambda row: row.status == "both empty"),
         "truth_empty": counts(lambda row: row.status == "truth empty"),
@@ -70,6 +78,37 @@ def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore]
 def _means(scores: Mapping[str, Sequence[CaseScore]], metric: str, labels: tuple[str, ...]) -> dict[str, float]:
     by_label = {label: mean_of_defined(getattr(row, metric) for row in rows) for label, rows in scores.items()}
     return {OVERALL: mean_of_defined(by_label[label] for label in labels), **by_label}
+
+
+def _quartiles(scores: Sequence[float]) -> dict[str, float]:
+    """Returns the quartiles of the defined scores with both ends, by interpolation between neighbours."""
+    defined = [score for score in scores if not math.isnan(score)]
+    values = np.percentile(defined, (0, 25, 50, 75, 100)) if defined else [math.nan] * 5
+    return dict(zip(("min", "q1", "median", "q3", "max"), map(float, values), strict=True))
+
+
+def _subgroups(rows: Sequence[CaseScore], index: Index, settings: EvaluationSettings) -> dict[str, Any]:
+    """Returns for each column and each of its groups how much it holds, and mean Dice and recall with intervals.
+
+    A column that was not asked for is left out where it is the same in all scans.
+    """
+    cases = {case.case_id: case for case in index.cases}
+    usual = (*USUAL, *sorted({name for case in index.cases for name in case.attributes}))
+    columns = usual if settings.subgroups is None else settings.subgroups
+    grouped = {column: group_scores(rows, cases, column) for column in columns}
+    return {column: {name: _summarise_group(group, tuple(index.labels)) for name, group in groups.items() if group}
+            for column, groups in grouped.items() if settings.subgroups is not None or len(groups) > 1}
+
+
+def _summarise_group(rows: Sequence[CaseScore], labels: tuple[str, ...]) -> dict[str, Any]:
+    by_label = {label: [row for row in rows if row.label == label] for label in labels}
+    summary: dict[str, Any] = {"cases": len({row.case_id for row in rows}),
+                               "patients": len({row.patient for row in rows})}
+    for name in ("dice", "recall"):
+        of_patients = {label: [(row.patient, getattr(row, name)) for row in group] for label, group in by_label.items()}
+        interval = mean_intervals(of_patients, overall=labels)[OVERALL]
+        summary[name] = {OVERALL: _means(by_label, name, labels)[OVERALL], **asdict(interval)}
+    return summary
 
 
 def _detection(rows: Sequence[CaseScore]) -> dict[str, Any]:

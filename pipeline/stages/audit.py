@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.records.attributes import attributes_of, read_attributes
 from pipeline.records.audits import Audit, audit_as_markdown, summary_line
 from pipeline.records.cases import RawDataset
 from pipeline.records.errors import InputError
@@ -167,7 +168,9 @@ def _index(dataset: RawDataset, checked: Sequence[CheckedCase], *, settings: Dat
         raise InputError(dataset.root, found=f"no sound case among {len(checked)} listed", wanted="at least three",
                          remedy="mend the faults in the audit's report", reason="no-sound-case")
     places = _places([patients[case_id] for case_id in sound], settings, where=where)
-    cases = (IndexedCase(case_id=case_id, patient=patients[case_id], **places[patients[case_id]], **vars(facts))
+    table = read_attributes(dataset.root, settings.attributes, where=where)
+    cases = (IndexedCase(case_id=case_id, patient=patients[case_id], **places[patients[case_id]], **vars(facts),
+                         attributes=attributes_of(case_id, patients[case_id], table, settings.attributes))
              for case_id, facts in sorted(sound.items()))
     used = [case for case in checked if case.facts is not None]
     return Index(settings.dataset, dataset.root.as_posix(), dataset.modality, dataset.licence, dataset.labels,

@@ -40,7 +40,7 @@ def run(experiment: str) -> None:
     folders = ExperimentFolders(experiment)
     index = read_index(folders.index)
     settings = read_evaluation_settings(experiment)
-    check_evaluation_settings(settings, index.labels, CONFIGS / experiment / "evaluation.yaml")
+    check_evaluation_settings(settings, index, CONFIGS / experiment / "evaluation.yaml")
     cases = cases_to_score(index)
     if not cases:
         raise InputError(folders.index, found="no validation or test case", wanted="at least one", reason="no-cases",
@@ -55,7 +55,7 @@ def run(experiment: str) -> None:
     scores, lesions = score_cases(cases, folders.predictions, index=index, settings=settings)
     write_table(folders.case_table, CaseScore, scores)
     write_table(folders.lesion_table, LesionScore, lesions)
-    metrics = summarise(scores, lesions, labels=tuple(index.labels), settings=settings)
+    metrics = summarise(scores, lesions, index=index, settings=settings)
     write_metrics(folders.metrics, metrics)
     main = main_split(index)
     with folder_written_aside(folders.plots) as plots:
