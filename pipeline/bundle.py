@@ -12,6 +12,7 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose
 
+from pipeline.records.confidence import CONFIDENCE, OF_INFERENCE
 from pipeline.records.files import sha256_of_file, write_json, write_text
 from pipeline.records.plan import Plan, read_plan
 from pipeline.records.postprocessing import LARGEST_COMPONENT
@@ -94,7 +95,8 @@ def _installed_versions(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
     """Trains a bundle by its own `configs/train.yaml`; leaves the averaged weights with their SHA-256.
 
-    Then the validation cases decide what of inference's `largest_component` is worth it; why is in `LARGEST_COMPONENT`.
+    Then the validation cases decide what of inference's `largest_component` is worth it, and how sure is sure: why is
+    in `LARGEST_COMPONENT` and `CONFIDENCE`.
 
     With `resume_file` among the overrides a training that was killed or stopped goes on where it was. Of several
     processes that train together, rank 0 writes.
@@ -115,11 +117,13 @@ def run_training(bundle_root: Path, *, overrides: Mapping[str, Any]) -> None:
         return
     weights = bundle_root / "models" / WEIGHTS
     write_text(weights.with_suffix(".pt.sha256"), f"{sha256_of_file(weights)}  {WEIGHTS}\n")
-    choice = workflow.parser.get_parsed_content("validate#largest_component").choose()
-    write_json(bundle_root / LARGEST_COMPONENT, choice)
+    choices = workflow.parser.get_parsed_content("validate#choices").made()
+    write_json(bundle_root / LARGEST_COMPONENT, choices["largest_component"])
+    write_json(bundle_root / CONFIDENCE, choices["confidence"])
     path = bundle_root / "configs/inference.yaml"
     inference = yaml.safe_load(path.read_text(encoding="utf-8"))
-    write_text(path, _as_yaml({**inference, "largest_component": choice["chosen"]}))
+    chosen = {name: choices["confidence"][name] for name in OF_INFERENCE}
+    write_text(path, _as_yaml({**inference, "largest_component": choices["largest_component"]["chosen"], **chosen}))
 
 
 def open_segmenter(bundle_root: Path, **overrides: Any) -> Any:

@@ -84,8 +84,12 @@ def segment(project: Project, scan: Path, output: Path, *words: str) -> np.ndarr
     return nib.as_closest_canonical(nib.load(made)).get_fdata()
 
 
-def probabilities_of(networks: list[torch.nn.Module], image: torch.Tensor, window: Sequence[int]) -> np.ndarray:
-    """Returns the mean of the networks' probabilities ``(x, y, z, classes)``, by MONAI's own sliding window."""
+def probabilities_of(networks: list[torch.nn.Module], image: torch.Tensor, window: Sequence[int],
+                     temperature: float) -> np.ndarray:
+    """Returns the mean of the networks' probabilities ``(x, y, z, classes)``, by MONAI's own sliding window.
+
+    Its logarithms are divided by the temperature.
+    """
 
     def mean_of_members(windows: torch.Tensor) -> torch.Tensor:
         return torch.stack([torch.softmax(network(windows), 1) for network in networks]).mean(0).log()
@@ -93,7 +97,7 @@ def probabilities_of(networks: list[torch.nn.Module], image: torch.Tensor, windo
     with torch.inference_mode():
         scores = sliding_window_inference(image[None], window, 1, mean_of_members, overlap=0.5, mode="gaussian",
                                           padding_mode="replicate")
-    return torch.softmax(scores, 1)[0].permute(1, 2, 3, 0).numpy()
+    return torch.softmax(scores / temperature, 1)[0].permute(1, 2, 3, 0).numpy()
 
 
 def test_the_ensemble_segments_with_the_mean_of_its_members(project: Project, tmp_path: Path) -> None:
@@ -108,11 +112,15 @@ def test_the_ensemble_segments_with_the_mean_of_its_members(project: Project, tm
     for fold in (0, 1):
         networks.append(network_of(plan).eval())
         networks[-1].load_state_dict(weights_of(project, fold))
-    expected = probabilities_of(networks, image, plan.patch_size)
+    # The folds' temperatures, as the bundle has them.
+    found = [json.loads((work(project) / f"folds/fold{fold}/bundle/docs/confidence.json").read_text())["temperature"]
+             for fold in (0, 1)]
+    temperature = (found[0] * found[1]) ** 0.5
+    expected = probabilities_of(networks, image, plan.patch_size, temperature)
     together = segment(project, scan, tmp_path / "both")
     np.testing.assert_allclose(together, expected, atol=1e-4)
     first = segment(project, scan, tmp_path / "first", "--members", "0")
-    np.testing.assert_allclose(first, probabilities_of(networks[:1], image, plan.patch_size), atol=1e-4)
+    np.testing.assert_allclose(first, probabilities_of(networks[:1], image, plan.patch_size, temperature), atol=1e-4)
     assert np.abs(together - first).max() > 1e-2
 
 

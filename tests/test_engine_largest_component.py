@@ -11,7 +11,10 @@ import torch
 import yaml
 from tiny_training import make_training
 
+from pipeline.engine.after_training import ValidationChoices
+from pipeline.engine.confidence_choice import ConfidenceChoice
 from pipeline.engine.largest_component import LargestComponentChoice
+from pipeline.records.confidence import CONFIDENCE, OF_INFERENCE
 from pipeline.records.files import sha256_of_file
 from pipeline.records.postprocessing import EVERYTHING, LARGEST_COMPONENT, UNDECIDED
 
@@ -40,9 +43,9 @@ def choice_of(cases: Sequence[tuple[torch.Tensor, torch.Tensor]], *, labels: Seq
         return network(torch.nn.functional.one_hot(image[:, 0].long(), len(labels) + 1).movedim(-1, 1).float())
 
     volumes = [{"image": found.float(), "label": truth} for truth, found in cases]
-    return LargestComponentChoice(network=torch.nn.Identity(), inferer=inferer, device=CPU, volumes=volumes,
-                                  labels={name: 3 * number for number, name in enumerate(labels, start=1)},
-                                  **arguments).choose()
+    choice = LargestComponentChoice({name: 3 * number for number, name in enumerate(labels, start=1)}, **arguments)
+    return ValidationChoices(network=torch.nn.Identity(), inferer=inferer, device=CPU, volumes=volumes,
+                             choices={"it": choice}).made()["it"]
 
 
 def test_strays_beside_an_organ_make_it_a_choice_with_its_evidence() -> None:
@@ -111,9 +114,14 @@ def test_no_memory_for_a_case_leaves_all_components_and_the_training_whole() -> 
     def inferer(_: torch.Tensor, __: torch.nn.Module) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    choice = LargestComponentChoice(network=torch.nn.Identity(), inferer=inferer, device=CPU, labels={"organ": 1},
-                                    volumes=[{"image": scene().float(), "label": scene()}] * 5).choose()
-    assert choice == {"chosen": [], "why": UNDECIDED}
+    labels = {"organ": 1}
+    choices = {"component": LargestComponentChoice(labels), "given": LargestComponentChoice(labels, ["organ"]),
+               "confidence": ConfidenceChoice(labels)}
+    made = ValidationChoices(network=torch.nn.Identity(), inferer=inferer, device=CPU, choices=choices,
+                             volumes=[{"image": scene().float(), "label": scene()}] * 5).made()
+    assert made["component"] == {"chosen": [], "why": UNDECIDED}
+    assert made["given"]["chosen"] == ["organ"]
+    assert made["confidence"] == {"temperature": 1.0, "least_quality": None, "always_there": [], "cases": []}
 
 
 def test_a_training_ends_with_the_choice_in_its_bundle_the_same_each_time(tmp_path: Path) -> None:
@@ -127,8 +135,15 @@ def test_a_training_ends_with_the_choice_in_its_bundle_the_same_each_time(tmp_pa
         # A network of twelve iterations finds the block in each case, and strays in the noise.
         assert 0 < foreground["dice_before"] < 1
         inference = training.root / "bundle/configs/inference.yaml"
-        assert yaml.safe_load(inference.read_text())["largest_component"] == choice["chosen"]
-        digests.append([sha256_of_file(training.root / "bundle" / LARGEST_COMPONENT), sha256_of_file(inference)])
+        config = yaml.safe_load(inference.read_text())
+        assert config["largest_component"] == choice["chosen"]
+        confidence = json.loads((training.root / "bundle" / CONFIDENCE).read_text())
+        assert {key: config[key] for key in OF_INFERENCE} == {key: confidence[key] for key in OF_INFERENCE}
+        assert (len(confidence["cases"]), confidence["always_there"]) == (6, ["foreground"])
+        assert confidence["least_quality"] == min(case["quality"] for case in confidence["cases"])
+        assert confidence["ece_after"] <= confidence["ece_before"]
+        digests.append([sha256_of_file(training.root / "bundle" / name) for name in (LARGEST_COMPONENT, CONFIDENCE)])
+        digests[-1].append(sha256_of_file(inference))
         # Its curves have each label's Dice and recall, here those of the only one.
         last = list(csv.DictReader(training.history.open()))[-1]
         assert float(last["validation_dice.foreground"]) == pytest.approx(float(last["validation_dice"]))

@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,42 @@ def test_report_counts_voxels_and_millilitres(tmp_path: Path) -> None:
     report = report_of(folder)
     # The cube has 6 x 5 x 4 = 120 voxels of 0.8 x 0.8 x 3 = 1.92 cubic millimetres.
     assert report["labels"]["cube"] == {"value": 1, "voxels": 120, "volume_ml": pytest.approx(0.2304, abs=1e-5),
-                                        "mean_intensity": 1.0, "touches_border": False}
+                                        "mean_intensity": 1.0, "touches_border": False, "expected_dice": 1.0}
     assert report["labels"]["rim"]["touches_border"]
     assert (report["labels"]["none"]["voxels"], report["labels"]["none"]["mean_intensity"]) == (0, None)
+    assert (report["labels"]["none"]["expected_dice"], report["expected_dice"]) == (None, 1.0)
     assert report["geometry"]["orientation"] == "LPS"
     assert report["geometry"]["spacing_mm"] == pytest.approx([0.8, 0.8, 3.0], abs=1e-5)
     assert set(report["seconds"]) == {"read", "preprocess", "network", "restore", "write"}
     assert report["model_sha256"] == (tmp_path / "bundle/models/model.pt.sha256").read_text().split()[0]
     assert "research use only" in report["notice"]
+
+
+def test_a_scan_less_sure_than_the_validation_scans_or_without_what_is_always_there_is_to_be_looked_at(
+    tmp_path: Path
+) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz", cube(), AFFINES["anisotropic"])
+    bundle = write_bundle(tmp_path / "bundle", labels={"cube": 1, "rim": 2}, least_quality=0.9, always_there=["rim"])
+    # So hot that each class has a third: 2 x 40 voxels' worth over 120 and a third of 19 x 18 x 16 around the cube.
+    (unsure,) = segmenter_of(bundle, scan, tmp_path / "hot", temperature=1e6).segment_all()
+    assert unsure.low_confidence
+    assert [warning.partition(":")[0] for warning in unsure.warnings] == ["no rim found", "expected Dice 0.04"]
+    table = (tmp_path / "hot/summary.csv").read_text().splitlines()
+    assert table[1].split(",")[4:6] == ["true", f"{unsure.expected_dice:.6f}"]
+    (sure,) = segmenter_of(bundle, scan, tmp_path / "cold", always_there=["cube"]).segment_all()
+    assert (sure.low_confidence, sure.warnings, sure.expected_dice) == (False, [], 1.0)
+
+
+def test_who_observes_sees_labels_and_probabilities_of_each_scan(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan.nii.gz", cube(), AFFINES["anisotropic"])
+    seen: list[tuple[str, np.ndarray, Sequence[np.ndarray]]] = []
+    bundle = write_bundle(tmp_path / "bundle", labels={"cube": 1})
+    segmenter_of(bundle, scan, tmp_path / "out", observer=lambda *facts: seen.append(facts)).segment_all()
+    ((name, labelmap, probabilities),) = seen
+    assert name == "scan"
+    assert np.array_equal(labelmap, cube())
+    assert np.array_equal(probabilities[1], cube())
+    assert not (tmp_path / "out/scan/probabilities.nii.gz").exists()
 
 
 def test_preview_shows_the_outline(tmp_path: Path) -> None:
@@ -205,7 +234,7 @@ def test_one_bad_scan_of_three_is_recorded(tmp_path: Path, capsys: pytest.Captur
     assert str(tmp_path) not in (tmp_path / "out/summary.json").read_text()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c", "summary.csv", "summary.json"]
     table = (tmp_path / "out/summary.csv").read_text().splitlines()
-    assert table[0] == "input,status,folder,reason,low_confidence,seconds,cube_ml,warnings"
+    assert table[0] == "input,status,folder,reason,low_confidence,expected_dice,seconds,cube_ml,warnings"
     assert table[1].startswith("a.nii.gz,ok,a,,false,")
     assert table[2].startswith("b.nii.gz,failed,,truncated-file,,")
     printed = capsys.readouterr()

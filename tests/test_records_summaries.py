@@ -25,7 +25,7 @@ def score(case_id: str, label: str, dice: float, *, truth_ml: float = 10.0, pred
           hd95_mm: float = 2.0) -> CaseScore:
     """Returns a row whose recall and precision are its Dice."""
     return CaseScore(case_id, case_id, "test", label, False, dice, dice, dice, dice, 1.0, hd95_mm, hd95_mm, dice,
-                     truth_ml, prediction_ml, 0.0, 1, 0, "scored")
+                     truth_ml, prediction_ml, 0.0, 1, 0, NAN, False, "scored")
 
 
 ROWS = [

@@ -20,7 +20,7 @@ from pipeline.records.tables import (
 )
 
 SCORE = CaseScore("c,1", "p1", "test", "organ", False, 0.5, 0.3, 0.25, 1.0, 0.9, 3.5, 1.5, 0.75, 10.0, 2.5, -0.75, 3, 2,
-                  "scored")
+                  0.6, False, "scored")
 LESION = LesionScore("c1", "validation", "lesion", 0.25, 7.5, 3, 2, 1, found=True)
 
 
@@ -29,8 +29,9 @@ def test_case_table_survives_the_round_trip(tmp_path: Path) -> None:
     write_table(path, CaseScore, [SCORE])
     assert path.read_text() == (
         "case_id,patient,split,label,is_region,dice,iou,recall,precision,specificity,hd95_mm,assd_mm,nsd,truth_ml,"
-        "prediction_ml,volume_error,prediction_components,false_positive_components,status\n"
-        '"c,1",p1,test,organ,false,0.5,0.3,0.25,1.0,0.9,3.5,1.5,0.75,10.0,2.5,-0.75,3,2,scored\n')
+        "prediction_ml,volume_error,prediction_components,false_positive_components,expected_dice,low_confidence,"
+        "status\n"
+        '"c,1",p1,test,organ,false,0.5,0.3,0.25,1.0,0.9,3.5,1.5,0.75,10.0,2.5,-0.75,3,2,0.6,false,scored\n')
     assert read_table(path, CaseScore) == (SCORE,)
 
 

@@ -1,5 +1,6 @@
 """The ensemble stage: what it takes of each fold, and what it refuses."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ EVIDENCE = [
     ' "standard_error_of_gain": 0.004, "worth_it": true, "why": ""}}}',
 ]
 
+CONFIDENCE = [
+    {"temperature": 1.0, "least_quality": None, "always_there": ["organ", "lesion"],
+     "cases": [{"quality": quality, "dice": 0.5} for quality in (0.7, 0.8, 0.9)]},
+    {"temperature": 2.25, "least_quality": None, "always_there": ["organ"],
+     "cases": [{"quality": quality, "dice": 0.5} for quality in (0.6, 0.8, 0.9)]},
+]
+
 
 @pytest.fixture
 def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -31,6 +39,7 @@ def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     for fold, folder in enumerate(made):
         for name, text in (("bundle/configs/inference.yaml", "members: null\nlargest_component: []\n"),
                            ("bundle/docs/largest_component.json", EVIDENCE[fold]),
+                           ("bundle/docs/confidence.json", json.dumps(CONFIDENCE[fold])),
                            ("bundle/configs/metadata.json", "{}\n"), ("bundle/models/model.pt", f"weights {fold}"),
                            ("history.csv", HISTORY.format(loss=2 + fold, dice=0.5 + 0.25 * fold))):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +52,10 @@ def test_one_bundle_holds_the_weights_of_each_fold(folds: list[Path]) -> None:
     bundle = WORK / "bundle"
     config = yaml.safe_load((bundle / "configs/inference.yaml").read_text())
     # 10 and 30 cases: 0.875 to 0.890, and the root of 0.5 squared and 0.12 squared, over 40, is 0.0129.
-    assert config == {"members": [0, 1], "largest_component": ["organ"]}
+    # The root of 1 times 2.25; the lowest of six qualities; the labels that neither fold ever missed.
+    assert config == {"members": [0, 1], "largest_component": ["organ"], "temperature": 1.5, "least_quality": 0.6,
+                      "always_there": ["organ"]}
+    assert len(json.loads((bundle / "docs/confidence.json").read_text())["cases"]) == 6
     assert (bundle / "models/model.fold1.pt").read_text() == "weights 1"
     assert recorded_digests(bundle) == {f"model.fold{fold}.pt": sha256_of_file(folds[fold] / "bundle/models/model.pt")
                                         for fold in range(2)}

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tiny_msd import write_scan
 
 from pipeline import bundle
 from pipeline.records.errors import InputError
-from pipeline.records.tables import CaseScore, LesionScore, read_metrics, read_table
+from pipeline.records.tables import CalibrationStep, CaseScore, LesionScore, read_metrics, read_table
 from pipeline.stages import evaluate
 
 
@@ -66,6 +67,24 @@ def test_a_region_is_scored_like_a_label_and_no_part_of_the_means(experiment: Pa
 
 
 @pytest.mark.usefixtures("experiment")
+def test_how_sure_the_model_is_is_set_against_how_often_it_is_right() -> None:
+    evaluate.run("tiny")
+    # Of 720 voxels t1 has two times 8 of the organ wrong, and B; t2 has none wrong. All are 80% sure.
+    right = (1440 - 17) / 1440
+    assert read_table(WORK / "calibration.csv", CalibrationStep)[-1] == CalibrationStep(
+        "test", 0.8, pytest.approx(right, abs=1e-6), 1440)
+    test = read_metrics(WORK / "metrics.json")["test"]
+    assert test["calibration"]["ece"] == pytest.approx(right - 0.8, abs=1e-6)
+    # What was expected of t1 is (0.7 + 0.9) / 2, of t2 0.95; it is (0.75 + 16 / 17) / 2 and 1. The lost scan has none.
+    assert (scores()["t1", "organ"].expected_dice, scores()["t1", "organ"].low_confidence) == (0.7, True)
+    assert math.isnan(scores()["t3", "organ"].expected_dice)
+    foresight = test["foresight"]
+    dice = (0.75 + 16 / 17) / 2
+    assert (foresight["cases"], foresight["low"], foresight["auc"], foresight["flagged_low"]) == (2, 1, 1.0, 1)
+    assert foresight["bias"] == pytest.approx((0.8 - dice + 0.95 - 1) / 2, abs=1e-6)
+
+
+@pytest.mark.usefixtures("experiment")
 def test_a_lost_scan_counts_as_missed() -> None:
     evaluate.run("tiny")
     for label in ("organ", "lesion"):
@@ -78,7 +97,8 @@ def test_a_lost_scan_counts_as_missed() -> None:
 @pytest.mark.usefixtures("experiment")
 def test_predictions_say_nothing_that_differs_from_run_to_run() -> None:
     evaluate.run("tiny")
-    assert json.loads((WORK / "predictions/t1/report.json").read_text()) == {"input": "t1.nii.gz"}
+    report = json.loads((WORK / "predictions/t1/report.json").read_text())
+    assert set(report) == {"input", "labels", "low_confidence"}
     lost = json.loads((WORK / "predictions/summary.json").read_text())["scans"][-1]
     assert lost == {"input": "t3.nii.gz", "status": "failed", "message": "its gzip ends early"}
     assert not (WORK / "predictions/summary.csv").exists()
@@ -190,8 +210,8 @@ def test_a_prediction_of_an_earlier_run_is_not_scored_again(
 def test_a_prediction_on_another_grid_is_an_error(
     prediction: np.ndarray, affine: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on_another_grid(bundle_root: Path, scans: dict[str, Path], *, output_dir: Path) -> None:
-        write_predictions(bundle_root, scans, output_dir=output_dir)
+    def on_another_grid(bundle_root: Path, scans: dict[str, Path], *, output_dir: Path, **more: Any) -> None:
+        write_predictions(bundle_root, scans, output_dir=output_dir, **more)
         for name in scans:
             write_scan(output_dir / name / "segmentation.nii.gz", prediction, affine)
 
@@ -207,6 +227,7 @@ def test_a_prediction_on_another_grid_is_an_error(
     ("regions: {whole: [tumour]}\n", "bad-region"), ("regions: {organ: [lesion]}\n", "bad-region"),
     ("regions: {whole: []}\n", "bad-region"), ("regions: {mean: [organ]}\n", "bad-region"),
     ("regions: [organ]\n", "bad-region"),
+    ("low_dice: 1.5\n", "bad-low-dice"), ("low_dice: yes\n", "bad-low-dice"),
     ("subgroups: [scanner]\n", "unknown-column"), ("subgroups: fold\n", "unknown-column"),
     ("lesion_labels: [tumour]\n", "unknown-label"), ("lesion_diameters_mm: [5, 3]\n", "bad-edges"),
     ("lesion_diameters_mm: 3\n", "bad-edges"), ("lesion_labels: lesion\n", "unknown-label"),

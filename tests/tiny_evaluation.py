@@ -12,7 +12,7 @@ Scans are 12 x 10 x 6 voxels of 1 x 1 x 2 mm (0.002 mL each), written by nibabel
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ def label_map(*parts: str) -> np.ndarray:
 
 TRUTHS = {"t1": label_map("organ", "A", "B"), "t2": label_map("organ"), "t3": label_map("organ", "A"),
           "v1": label_map("organ"), "a1": label_map("organ", "A")}
+EXPECTED = {("t1", "organ"): 0.7, ("t1", "lesion"): 0.9, ("t2", "organ"): 0.95, ("v1", "organ"): 0.9}
 PREDICTIONS = {"t1": label_map("shifted organ", "A"), "t2": label_map("organ"), "v1": label_map("organ", "A")}
 
 
@@ -72,16 +73,24 @@ def enter_experiment(folder: Path, monkeypatch: pytest.MonkeyPatch, *, depth: in
     write_index(WORK / "index.json", Index("tiny", ROOT.as_posix(), "CT", "CC0-1.0", LABELS, tuple(cases)))
 
 
-def write_predictions(bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path) -> list[object]:
-    """Stands in for `pipeline.bundle.segment`: writes what is known by hand, and loses t3."""
+def write_predictions(bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path,
+                      observer: Callable[..., None]) -> list[object]:
+    """Stands in for `pipeline.bundle.segment`: writes what is known by hand, and loses t3.
+
+    Every voxel's label has the probability 0.8. Of t1 it says that it is not sure.
+    """
     assert bundle_root == WORK / "bundle"
     lines = []
     for name, path in scans.items():
         assert path.is_file()
         if name in PREDICTIONS:
             depth = 1 if _is_flat(path) else SHAPE[2]
-            write_scan(output_dir / name / "segmentation.nii.gz", _cut(PREDICTIONS[name], depth), AFFINE)
-            report = {"input": path.name, "input_state": str(path.stat().st_mtime_ns), "seconds": {"read": 0.1}}
+            labelmap = _cut(PREDICTIONS[name], depth)
+            write_scan(output_dir / name / "segmentation.nii.gz", labelmap, AFFINE)
+            observer(name, labelmap, [np.where(labelmap == value, 0.8, 0.1) for value in (0, ORGAN, LESION)])
+            report = {"input": path.name, "input_state": str(path.stat().st_mtime_ns), "seconds": {"read": 0.1},
+                      "low_confidence": name == "t1",
+                      "labels": {label: {"expected_dice": EXPECTED.get((name, label))} for label in LABELS}}
             (output_dir / name / "report.json").write_text(json.dumps(report))
         lines.append({"input": path.name, "status": "ok" if name in PREDICTIONS else "failed",
                       "message": None if name in PREDICTIONS else "its gzip ends early",

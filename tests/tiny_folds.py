@@ -1,7 +1,7 @@
 """The experiment of tiny_evaluation.py with two folds: v1 and a1 are segmented out of fold."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,11 +32,11 @@ class Segmenting:
         self.asked: dict[str, Sequence[int] | None] = {}
 
     def __call__(self, bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path,
-                 members: Sequence[int] | None = None) -> list[ScanResult]:
+                 observer: Callable[..., None], members: Sequence[int] | None = None) -> list[ScanResult]:
         """Segments as `write_predictions` does."""
         assert not set(scans) & set(self.asked), "each case once"
         self.asked |= dict.fromkeys(scans, members)
-        write_predictions(bundle_root, scans, output_dir=output_dir)
+        write_predictions(bundle_root, scans, output_dir=output_dir, observer=observer)
         known = tiny_evaluation.PREDICTIONS
         return [ScanResult(name, path.name, "ok", output_dir / name, None, None, {}, {}, {}) if name in known else
                 ScanResult(name, path.name, "failed", None, "damaged", "its gzip ends early", {}, {}, {})

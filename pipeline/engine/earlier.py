@@ -35,7 +35,8 @@ class EarlierResults:
         if not all(_is_intact(folder / name, digest) for name, digest in report["files"].items()):
             return None
         return ScanResult(location.name, location.relative, "ok", folder, None, None, {}, *sizes_of(report["labels"]),
-                          tuple(report["warnings"]), low_confidence=report["low_confidence"], is_earlier=True)
+                          tuple(report["warnings"]), low_confidence=report["low_confidence"],
+                          expected_dice=report["expected_dice"], is_earlier=True)
 
 
 def find_earlier(output_dir: Path) -> EarlierResults:
@@ -44,7 +45,8 @@ def find_earlier(output_dir: Path) -> EarlierResults:
     for path in sorted(output_dir.glob(f"*/{REPORT}")):
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
-            wanted = ("input_state", "model_sha256", "settings", "files", "labels", "warnings", "low_confidence")
+            wanted = ("input_state", "model_sha256", "settings", "files", "labels", "warnings", "low_confidence",
+                      "expected_dice")
             if all(key in report for key in wanted):
                 reports[str(report["input_state"])] = path.parent, report
         except (OSError, ValueError, TypeError):

@@ -1,7 +1,7 @@
 """Whether to keep only the largest component of a label: decided on the validation cases, once, after training."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.engine.components import found_components, keep_largest
-from pipeline.engine.memory import is_out_of_memory
 from pipeline.records.postprocessing import EVERYTHING, UNDECIDED
 
 FEWEST_CASES = 5  # with the label in truth or prediction: of fewer, the standard error says nothing
@@ -35,64 +34,51 @@ class CaseOutcome:
 
 
 class LargestComponentChoice:
-    """Segments the validation cases by the trained network and decides for each label, and for all labels as one.
+    """Decides for each label, and for all labels as one, by what it sees of the validation cases.
 
     Only what raises the mean Dice by more than its standard error over cases is chosen, and only if no component of the
     truth, found before, is lost. All on the network's grid.
 
     Args:
-        network: with the weights that are kept.
-        inferer: takes ``(1, channels, x, y, z)`` and the network, returns logits ``(1, classes, x, y, z)``.
-        device: of the network.
-        volumes: `image` ``(channels, x, y, z)`` and `label` ``(1, x, y, z)`` class indices of each case.
         labels: names and values; class k is the k-th smallest value.
         given: what a person chose; None asks for a decision.
     """
 
-    def __init__(self, *, network: torch.nn.Module, inferer: Callable[..., torch.Tensor], device: torch.device,
-                 volumes: Sequence[Mapping[str, torch.Tensor]], labels: Mapping[str, int],
-                 given: Sequence[str] | None = None) -> None:
-        self.network, self.inferer, self.device = network, inferer, device
-        self.volumes = volumes
+    def __init__(self, labels: Mapping[str, int], given: Sequence[str] | None = None) -> None:
         names = sorted(labels, key=lambda name: labels[name])
         self.classes = {name: number for number, name in enumerate(names, start=1)}
         self.given = given
+        # A single label is all labels.
+        candidates = [*self.classes, *([EVERYTHING] if len(self.classes) > 1 else [])]
+        self.outcomes: dict[str, list[dict[str, CaseOutcome]]] = {name: [] for name in candidates}
+        self.cases = 0
 
-    def choose(self) -> dict[str, Any]:
+    def see(self, truth: Labels, logits: torch.Tensor) -> None:
+        """Takes one validation case: class indices ``(x, y, z)`` and ``(classes, x, y, z)``."""
+        self.cases += 1
+        if self.given is None:
+            prediction = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+            for name, outcomes in self.outcomes.items():
+                outcomes.append(self._outcomes(truth, prediction, name))
+
+    def made(self) -> dict[str, Any]:
         """Returns `chosen`, names of labels or `EVERYTHING`, and the evidence for each candidate."""
         if self.given is not None:
             return {"chosen": list(self.given), "why": "set in bundle.yaml"}
-        # A single label is all labels.
-        candidates = [*self.classes, *([EVERYTHING] if len(self.classes) > 1 else [])]
-        outcomes: dict[str, list[dict[str, CaseOutcome]]] = {name: [] for name in candidates}
-        try:
-            for truth, prediction in self._segmented():
-                for name in candidates:
-                    outcomes[name].append(self._outcomes(truth, prediction, name))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            # The training has ended, and its weights are worth more than this choice.
-            return {"chosen": [], "why": UNDECIDED}
-        evidence = {name: _evidence(cases) for name, cases in outcomes.items()}
+        evidence = {name: _evidence(cases) for name, cases in self.outcomes.items()}
         chosen = [name for name in self.classes if evidence[name]["worth_it"]]
         if EVERYTHING in evidence and evidence[EVERYTHING]["worth_it"]:
-            labels_alone = [{name: outcomes[name][case][name] if name in chosen else as_it_was(outcome)
-                             for name, outcome in of_all.items()} for case, of_all in enumerate(outcomes[EVERYTHING])]
-            if fmean(_gains(outcomes[EVERYTHING])) > fmean(_gains(labels_alone)) + ROUNDING:
+            of_everything = self.outcomes[EVERYTHING]
+            labels_alone = [{name: self.outcomes[name][case][name] if name in chosen else as_it_was(outcome)
+                             for name, outcome in of_all.items()} for case, of_all in enumerate(of_everything)]
+            if fmean(_gains(of_everything)) > fmean(_gains(labels_alone)) + ROUNDING:
                 chosen = [EVERYTHING]
-        return {"chosen": chosen, "why": "validation cases", "cases": len(self.volumes), "connectivity": CONNECTIVITY,
+        return {"chosen": chosen, "why": "validation cases", "cases": self.cases, "connectivity": CONNECTIVITY,
                 "candidates": evidence}
 
-    def _segmented(self) -> Any:
-        """Yields truth and prediction of each case, class indices ``(x, y, z)``."""
-        self.network.eval()
-        for number in range(len(self.volumes)):
-            volume = self.volumes[number]
-            with torch.inference_mode():
-                logits = self.inferer(volume["image"][None].to(self.device), self.network)
-                found = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-            yield volume["label"][0].numpy(), found
+    def undecided(self) -> dict[str, Any]:
+        """Returns that all components are kept, unless a person chose."""
+        return self.made() if self.given is not None else {"chosen": [], "why": UNDECIDED}
 
     def _outcomes(self, truth: Labels, prediction: Labels, candidate: str) -> dict[str, CaseOutcome]:
         """Returns what a candidate does to the labels it concerns."""

@@ -1,15 +1,17 @@
 """What a segmented scan leaves behind: its folder with masks, numbers and picture."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engine.confidence import rounded
 from pipeline.engine.windows import Box
 from pipeline.imaging.dicom_codes import LabelCode
 from pipeline.imaging.dicom_seg import SegModel, write_fractional_seg, write_seg
@@ -86,12 +88,14 @@ class Segmented:
         labelmap: ``(x, y, z)`` on its grid.
         box: holds all labels.
         probabilities: for each class ``(x, y, z)``, background first; empty where they were not asked for.
+        expected_dice: by label name, NaN where it is not predicted, see `expected_dice`.
     """
 
     scan: Scan
     labelmap: NDArray[np.integer[Any]]
     box: Box
     probabilities: Sequence[NDArray[np.float32]] = ()
+    expected_dice: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_images(folder: Path, found: Segmented, names: LabelNames, *, settings: OutputSettings,
@@ -147,7 +151,7 @@ def entropy(probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]
 
 
 def measured(found: Segmented, labels: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Returns for each label its value, voxels, millilitres, mean intensity, and whether it touches the scan's border.
+    """Returns for each label its value, size, mean intensity, whether it touches the scan's border, and expected Dice.
 
     A structure at the border is probably cut off there. Axes of one voxel have no border. Of several channels there is
     a list of means. A picture has square millimetres instead of millilitres, and None where nobody knows its spacing.
@@ -155,7 +159,8 @@ def measured(found: Segmented, labels: Mapping[str, int]) -> dict[str, dict[str,
     labelmap, array = found.labelmap[found.box], found.scan.array[(..., *found.box)]
     edges = [(part.start == 0, part.stop == size)
              for part, size in zip(found.box, found.labelmap.shape, strict=True)]
-    return {name: {"value": value, **_measured(labelmap == value, array, edges, found)}
+    return {name: {"value": value, **_measured(labelmap == value, array, edges, found),
+                   "expected_dice": rounded(found.expected_dice.get(name, math.nan))}
             for name, value in labels.items()}
 
 

@@ -34,6 +34,7 @@ class ScanResult:
         pixels: by label name, of a picture.
         warnings: what is doubtful about the scan.
         low_confidence: whether the result is to be looked at before it is used.
+        expected_dice: the mean over labels that the model's own probabilities let expect; None where none was found.
         is_earlier: a run before this one did it.
         details: what only the terminal may show, such as the descriptions of series; written nowhere.
     """
@@ -49,6 +50,7 @@ class ScanResult:
     pixels: Mapping[str, int]
     warnings: Sequence[str] = ()
     low_confidence: bool = False
+    expected_dice: float | None = None
     is_earlier: bool = False
     details: str = ""
 
@@ -83,7 +85,7 @@ def write_summary(folder: Path, results: Sequence[ScanResult], facts: RunFacts) 
     })
     with written_aside(folder / SUMMARY_TABLE) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         unit = "pixels" if any(result.pixels for result in results) else "ml"
-        columns = ["input", "status", "folder", "reason", "low_confidence", "seconds",
+        columns = ["input", "status", "folder", "reason", "low_confidence", "expected_dice", "seconds",
                    *(f"{label}_{unit}" for label in facts.labels), "warnings"]
         table = csv.DictWriter(stream, columns, lineterminator="\n", extrasaction="ignore")
         table.writeheader()
@@ -99,6 +101,7 @@ def _entry(result: ScanResult) -> dict[str, object]:
         "message": result.message,
         "warnings": list(result.warnings),
         "low_confidence": result.low_confidence,
+        "expected_dice": result.expected_dice,
         "earlier_run": result.is_earlier,
         "seconds": round(sum(result.seconds.values()), 3),
     }
@@ -113,6 +116,7 @@ def _row(result: ScanResult) -> dict[str, object]:
         "folder": result.folder.name if result.folder else "",
         "reason": result.reason or "",
         "low_confidence": str(result.low_confidence).lower() if result.folder else "",
+        "expected_dice": "" if result.expected_dice is None else f"{result.expected_dice:.6f}",
         "seconds": f"{sum(result.seconds.values()):.3f}",
         **sizes,
         "warnings": "; ".join(result.warnings),

@@ -11,10 +11,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.engine.allocator import give_back_freed_memory
 from pipeline.engine.components import keep_largest
+from pipeline.engine.confidence import Confidence, expected_dice, quality_of, rounded
 from pipeline.engine.conveyor import conveyed
 from pipeline.engine.earlier import EarlierResults, free_folder, state_of
 from pipeline.engine.labelling import class_probabilities, label_scan
@@ -41,6 +44,8 @@ from pipeline.records.errors import input_error_behind
 from pipeline.records.files import folder_written_aside, sha256_of_text
 from pipeline.records.sides import LEFT_RIGHT, WITHOUT_SIDES
 
+# Takes a scan's name, its label map and the probabilities of its classes, as in `Segmented`.
+Observer = Callable[[str, NDArray[np.integer[Any]], Sequence[NDArray[np.float32]]], None]
 logger = logging.getLogger(__name__)
 IMAGE = "image"
 # Of three scans in flight, with what is made of each.
@@ -67,6 +72,8 @@ class Method:
     speed: str
     irregular: str
     largest_component: tuple[str, ...]
+    confidence: Confidence
+    observer: Observer | None
     settings: OutputSettings
     model: SegModel
 
@@ -86,8 +93,8 @@ class Method:
 
         `method` is a digest of what is rarely chosen: steps, windows, codes and the program's version.
         """
-        parts = [version("segline"), self.names, self.intensity_range, self.modality, vars(self.inferer),
-                 *((type(step).__name__, vars(step)) for step in (self.reader, *self.steps))]
+        parts = [version("segline"), self.names, self.confidence, self.intensity_range, self.modality,
+                 vars(self.inferer), *((type(step).__name__, vars(step)) for step in (self.reader, *self.steps))]
         return {"speed": self.speed, "irregular": self.irregular, "mirroring": self.mirrors is not None,
                 "largest_component": list(self.largest_component), **asdict(self.settings),
                 "method": sha256_of_text(json.dumps(parts, default=_plain, sort_keys=True))}
@@ -176,13 +183,13 @@ class ScanRun:
             return _Labelled(read, failed=read.failed)
         try:
             with torch.inference_mode():
-                return _Labelled(read, self._found(read.data, read.seconds))
+                return _Labelled(read, self._found(read.location.name, read.data, read.seconds))
         except Exception as error:
             return _Labelled(read, failed=failure(read.location.name, read.location.relative, error, read.seconds))
         finally:
             read.data.clear()
 
-    def _found(self, data: dict[str, Any], seconds: dict[str, float]) -> Segmented:
+    def _found(self, name: str, data: dict[str, Any], seconds: dict[str, float]) -> Segmented:
         scan: Scan = data[f"{IMAGE}_scan"]
         is_large = scan.array.nbytes >= LARGE_SCAN_BYTES
         with _timed(seconds, "preprocess"):
@@ -193,8 +200,7 @@ class ScanRun:
         with _timed(seconds, "network"):
             inputs = data.pop(IMAGE)[None].to(self.method.device)
             inferer: Any = self.method.inferer
-            if not self.method.may_mirror(scan):
-                inferer = inferer.without_mirrors()
+            inferer = inferer if self.method.may_mirror(scan) else inferer.without_mirrors()
             logits = torch.as_tensor(inferer(inputs, self.method.network))[0].float()
             del inputs
         if is_large:
@@ -204,11 +210,15 @@ class ScanRun:
             raise RuntimeError(f"network output {tuple(logits.shape)} does not fit {len(self.method.names.values)} "
                                f"labels on a grid of {regrid.shape}")
         with _timed(seconds, "restore"):
-            wanted = self.method.settings.needs_probabilities(scan)
-            probabilities = tuple(class_probabilities(logits, regrid)) if wanted else ()
-            labelling = label_scan(logits, regrid, values=list(self.method.names.values.values()))
-            keep_largest(labelling.labelmap[labelling.box], self.method.largest_component, self.method.names.values)
-        return Segmented(scan, labelling.labelmap, labelling.box, probabilities)
+            temperature = self.method.confidence.temperature
+            expected = dict(zip(self.method.names.values, expected_dice(logits, temperature), strict=True))
+            wanted = self.method.observer is not None or self.method.settings.needs_probabilities(scan)
+            probabilities = tuple(class_probabilities(logits / temperature, regrid)) if wanted else ()
+            labels = label_scan(logits, regrid, values=list(self.method.names.values.values()))
+            keep_largest(labels.labelmap[labels.box], self.method.largest_component, self.method.names.values)
+        if self.method.observer is not None:
+            self.method.observer(name, labels.labelmap, probabilities)
+        return Segmented(scan, labels.labelmap, labels.box, probabilities, expected)
 
     def _written(self, labelled: _Labelled) -> ScanResult:
         """Writes one scan's folder; whatever goes wrong becomes a failed result."""
@@ -228,7 +238,9 @@ class ScanRun:
         # Not beside the network, whose threads wait for the slowest of them.
         digesting = self.digests.submit(content_digest, scan)
         numbers = measured(found, self.method.names.values)
-        warnings = [*scan.warnings, *self._doubts(scan)]
+        quality = quality_of(list(found.expected_dice.values()))
+        unsure = self.method.confidence.doubts(found.expected_dice, quality)
+        warnings = [*scan.warnings, *self._doubts(scan), *unsure]
         # Of a series that is no regular volume, what was done about it may be anything that its warnings say.
         is_mended = self.method.irregular == "resample" and scan.planes is not None and bool(scan.warnings)
         low_confidence = not scan.has_place or is_mended or len(warnings) > len(scan.warnings)
@@ -247,13 +259,14 @@ class ScanRun:
                 "modality": {"scan": scan.modality, "model": self.method.modality},
                 "geometry": geometry_of(scan),
                 "labels": numbers,
+                "expected_dice": rounded(quality),
                 "low_confidence": low_confidence,
                 "warnings": warnings,
                 "seconds": {phase: round(value, 3) for phase, value in read.seconds.items()},
                 "settings": self.method.choices,
             })
         return ScanResult(location.name, location.relative, "ok", target, None, None, read.seconds, *sizes_of(numbers),
-                          warnings, low_confidence)
+                          warnings, low_confidence, rounded(quality))
 
     def _doubts(self, scan: Scan) -> Iterator[str]:
         """Yields in what the scan is unlike those the model was trained on."""

@@ -11,10 +11,11 @@ import torch
 from tqdm import tqdm
 
 from pipeline.engine.allocator import give_back_freed_memory, keep_freed_memory
+from pipeline.engine.confidence import Confidence
 from pipeline.engine.earlier import EarlierResults, find_earlier
 from pipeline.engine.outputs import LabelNames, OutputSettings
 from pipeline.engine.results import SUMMARY, RunFacts, ScanResult, line_of, write_summary
-from pipeline.engine.scan_run import Method, ScanRun, failure
+from pipeline.engine.scan_run import Method, Observer, ScanRun, failure
 from pipeline.engine.weights import load_weights
 from pipeline.imaging.dicom_codes import code_for
 from pipeline.imaging.dicom_seg import SegModel
@@ -45,6 +46,9 @@ class Segmenter:
         name, version: of the model, for DICOM.
         speed, irregular: what inferer and reader were made with, for report.json.
         largest_component: labels of which only the largest component is kept, see `keep_largest`.
+        temperature: what logits are divided by for probabilities that mean what they say, see `ConfidenceChoice`.
+        least_quality, always_there: a scan of a lower expected Dice, or without one of the labels, is not sure.
+        observer: called with each scan's name, label map and probabilities.
         resume: skips scans that an earlier run into `output_dir` did and left intact.
         dicom_seg, rtstruct, probabilities, uncertainty: see `OutputSettings`.
     """
@@ -56,7 +60,8 @@ class Segmenter:
         codes: Mapping[str, Any] | None = None, intensity_range: Sequence[float] | None = None,
         name: str = "Segline", version: str = "0", speed: str = "exact",
         irregular: str = "refuse", resume: bool = False, largest_component: Sequence[str] | None = None,
-        **outputs: Any,
+        temperature: float = 1.0, least_quality: float | None = None, always_there: Sequence[str] = (),
+        observer: Observer | None = None, **outputs: Any,
     ) -> None:
         self.found = found
         self.output_dir = Path(output_dir)
@@ -68,7 +73,8 @@ class Segmenter:
         self.parts: dict[str, Any] = {
             "reader": reader, "steps": steps, "network": network, "inferer": inferer, "device": device,
             "modality": modality, "intensity_range": intensity_range, "speed": speed, "irregular": irregular,
-            "largest_component": tuple(largest_component or ()),
+            "largest_component": tuple(largest_component or ()), "observer": observer,
+            "confidence": Confidence(float(temperature), least_quality, tuple(always_there)),
             "settings": OutputSettings(**outputs),
             "names": LabelNames(names, {label: code_for(label, (codes or {}).get(label)) for label in names}),
         }

@@ -15,8 +15,8 @@ def check_evaluation_settings(settings: EvaluationSettings, index: Index, path: 
     """Refuses settings that do not fit the dataset.
 
     Raises:
-        InputError: ``bad-region``, ``unknown-label``, ``bad-edges``, ``bad-count``, ``bad-tolerance`` or
-            ``unknown-column``.
+        InputError: ``bad-region``, ``unknown-label``, ``bad-edges``, ``bad-count``, ``bad-low-dice``,
+            ``bad-tolerance`` or ``unknown-column``.
     """
     _check_regions(settings, index.labels, path)
     scored = (*index.labels, *settings.regions)
@@ -31,6 +31,10 @@ def check_evaluation_settings(settings: EvaluationSettings, index: Index, path: 
     if not isinstance(pictures, int) or pictures < 0:
         raise InputError(path, found=f"pictures {pictures}", wanted="a whole number, 0 or more",
                          remedy="write for instance 4", reason="bad-count")
+    low = settings.low_dice
+    if low is not None and (isinstance(low, bool) or not isinstance(low, (int, float)) or not 0 < low < 1):
+        raise InputError(path, found=f"low_dice {low}", wanted="a number between 0 and 1",
+                         remedy="write for instance 0.7", reason="bad-low-dice")
     _check_tolerance(settings, scored, path)
     columns, chosen = columns_of(index.cases), settings.subgroups
     if chosen is not None and (not isinstance(chosen, tuple) or any(name not in columns for name in chosen)):

@@ -37,6 +37,7 @@ class ExperimentFolders:
         self.predictions = self.work / "predictions"
         self.case_table = self.work / "cases.csv"
         self.lesion_table = self.work / "lesions.csv"
+        self.calibration_table = self.work / "calibration.csv"
         self.metrics = self.work / "metrics.json"
         self.plots = self.work / "plots"
         self.tracked_run = self.work / "mlflow_run.json"

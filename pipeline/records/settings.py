@@ -73,7 +73,8 @@ class EvaluationSettings:
     means over labels. `lesion_labels` are scored lesion by lesion as well; `lesion_diameters_mm` are the edges of the
     size classes by which their recall is given. `surface_tolerance_mm` is the distance up to which a surface counts as
     right, one for all labels or one for each. `subgroups` are what scores are shown by, see `records/subgroups.py`;
-    None is what is usual there. `pictures` is how many of the best and of the worst cases are drawn.
+    None is what is usual there. `low_dice` is up to what a case's mean Dice counts as low; None is the lower quartile
+    of the cases. `pictures` is how many of the best and of the worst cases are drawn.
     """
 
     regions: dict[str, list[str]] = field(default_factory=dict)
@@ -81,6 +82,7 @@ class EvaluationSettings:
     lesion_diameters_mm: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
     surface_tolerance_mm: float | dict[str, float] = DEFAULT_TOLERANCE_MM
     subgroups: tuple[str, ...] | None = None
+    low_dice: float | None = None
     pictures: int = 4
 
     def tolerance_mm(self, label: str) -> float:

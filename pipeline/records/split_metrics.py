@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.records.index import Index, Split
+from pipeline.records.quality import foresight
 from pipeline.records.settings import EvaluationSettings
 from pipeline.records.statistics import mean_intervals, share_interval
 from pipeline.records.subgroups import USUAL, group_scores
@@ -56,6 +57,7 @@ def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore]
         "quartiles": {name: {label: _quartiles([getattr(row, name) for row in rows])
                              for label, rows in by_label.items()} for name in WITH_QUARTILES},
         "subgroups": _subgroups(of_labels(scores), index, settings),
+        "foresight": asdict(foresight(scores, settings.low_dice)),
         "present": counts(lambda row: row.truth_ml > 0),
         "empty": counts(lambda row: row.status == "both empty"),
         "truth_empty": counts(lambda row: row.status == "truth empty"),

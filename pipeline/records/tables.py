@@ -1,4 +1,4 @@
-"""The tables that training and evaluation leave behind: cases.csv, lesions.csv, history.csv and metrics.json.
+"""The tables that training and evaluation leave behind: cases.csv, lesions.csv, calibration.csv and so on.
 
 A number that is undefined is NaN here, an empty cell in a table and null in JSON. All are written with six decimals, so
 the same scores give the same bytes.
@@ -25,8 +25,9 @@ DECIMALS = 6
 class CaseScore:
     """One row of cases.csv: one label, or one region of several, of one scan. Empty masks, lost scans: docs/adr/0001.
 
-    The scores are those of `pipeline.metrics.LabelScores`. `status` is ``failed`` where inference gave no segmentation
-    for this scan.
+    The scores are those of `pipeline.metrics.LabelScores`. `expected_dice` is what inference expected without the
+    truth, NaN where it found nothing, and of a region; `low_confidence` whether it called the scan not sure. `status`
+    is ``failed`` where inference gave no segmentation for this scan.
     """
 
     case_id: str
@@ -47,6 +48,8 @@ class CaseScore:
     volume_error: float
     prediction_components: int
     false_positive_components: int
+    expected_dice: float
+    low_confidence: bool
     status: Status
 
 
@@ -63,6 +66,19 @@ class LesionScore:
     y: int
     z: int
     found: bool
+
+
+@dataclass(frozen=True)
+class CalibrationStep:
+    """One row of calibration.csv: voxels that were given their label with about the same probability.
+
+    `confidence` is their mean probability, `right` the share that has the true label.
+    """
+
+    split: Split
+    confidence: float
+    right: float
+    voxels: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ def of_labels(rows: Iterable[CaseScore]) -> list[CaseScore]:
     return [row for row in rows if not row.is_region]
 
 
-Row = TypeVar("Row", CaseScore, LesionScore, TrainingPoint)
+Row = TypeVar("Row", CaseScore, LesionScore, CalibrationStep, TrainingPoint)
 
 
 def write_table(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from pipeline.records.bundles import WEIGHTS, history_of_member, weights_of_member
+from pipeline.records.confidence import CONFIDENCE, OF_INFERENCE, joint_confidence
 from pipeline.records.errors import InputError
 from pipeline.records.files import folder_written_aside, sha256_of_file, write_json, write_text
 from pipeline.records.folders import ExperimentFolders
@@ -26,7 +27,8 @@ def run(experiment: str) -> None:
     """Makes one bundle of those that the folds of an experiment trained.
 
     It has the configs of the first, which are those of all, and the weights of each with their digest and its curves;
-    the bundle's own history.csv is their mean. All folds' validation cases choose the largest components.
+    the bundle's own history.csv is their mean. All folds' validation cases choose the largest components, and
+    what is sure.
 
     Raises:
         InputError: the experiment has no folds, or one of them is not trained.
@@ -44,10 +46,12 @@ def run(experiment: str) -> None:
                              remedy=f"run `python -m pipeline run --experiment {experiment}`", reason="missing-fold")
     with folder_written_aside(folders.bundle) as aside:
         shutil.copytree(members[0].bundle / "configs", aside / "configs")
-        choice = joint_choice([json.loads((member.bundle / LARGEST_COMPONENT).read_text(encoding="utf-8"))
-                               for member in members])
+        choice = joint_choice(_read_all(members, LARGEST_COMPONENT))
+        confidence = joint_confidence(_read_all(members, CONFIDENCE))
         write_json(aside / LARGEST_COMPONENT, choice)
-        _change(aside / "configs/inference.yaml", members=list(range(count)), largest_component=choice["chosen"])
+        write_json(aside / CONFIDENCE, confidence)
+        _change(aside / "configs/inference.yaml", members=list(range(count)), largest_component=choice["chosen"],
+                **{name: confidence[name] for name in OF_INFERENCE})
         for fold, member in enumerate(members):
             _add_weights(aside, fold, member.bundle / WEIGHTS)
             history = history_of_member(aside, fold)
@@ -55,6 +59,10 @@ def run(experiment: str) -> None:
             shutil.copyfile(member.history, history)
     write_text(folders.history, mean_history([member.history for member in members]))
     print(f"ensemble: {folders.bundle} holds the networks of {count} folds")
+
+
+def _read_all(members: Sequence[ExperimentFolders], name: Path) -> list[dict[str, Any]]:
+    return [json.loads((member.bundle / name).read_text(encoding="utf-8")) for member in members]
 
 
 def mean_history(tables: Sequence[Path]) -> str:

@@ -3,8 +3,8 @@
 import csv
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import bundle
+from pipeline.calibration import MARGIN_VOXELS, Reliability
 from pipeline.engine.results import RunFacts, write_summary
 from pipeline.imaging.grids import AFFINE_ROUNDING_MM
 from pipeline.imaging.image_files import read_label_map
@@ -26,7 +27,8 @@ from pipeline.records.index import Index, IndexedCase, main_split, read_index
 from pipeline.records.settings import CONFIGS, EvaluationSettings, read_evaluation_settings
 from pipeline.records.split_metrics import SCORED_SPLITS, summarise
 from pipeline.records.summaries import rank_cases
-from pipeline.records.tables import CaseScore, LesionScore, write_metrics, write_table
+from pipeline.records.tables import CalibrationStep, CaseScore, LesionScore, write_metrics, write_table
+from pipeline.surfaces import bounding_box
 
 
 def run(experiment: str) -> None:
@@ -45,9 +47,10 @@ def run(experiment: str) -> None:
     if not cases:
         raise InputError(folders.index, found="no validation or test case", wanted="at least one", reason="no-cases",
                          remedy="raise `split` in data.yaml or add patients")
+    calibration = CalibrationCheck(index, {case.case_id: case for case in cases})
     with folder_written_aside(folders.predictions) as output_dir:
         segment = segment_out_of_fold if index.folds else _segment
-        segment(folders.bundle, cases, output_dir=output_dir, index=index)
+        segment(folders.bundle, cases, output_dir=output_dir, index=index, observer=calibration)
         if not any(segmentation_in(folder).is_file() for folder in output_dir.iterdir()):
             raise InputError(folders.bundle, found=f"all {len(cases)} scans failed", wanted="a bundle that segments",
                              remedy="the lines above say why; nothing was scored", reason="all-scans-lost")
@@ -55,7 +58,10 @@ def run(experiment: str) -> None:
     scores, lesions = score_cases(cases, folders.predictions, index=index, settings=settings)
     write_table(folders.case_table, CaseScore, scores)
     write_table(folders.lesion_table, LesionScore, lesions)
+    write_table(folders.calibration_table, CalibrationStep, calibration.steps)
     metrics = summarise(scores, lesions, index=index, settings=settings)
+    for split in metrics:
+        metrics[split]["calibration"] = {"ece": calibration.by_split[split].ece}
     write_metrics(folders.metrics, metrics)
     main = main_split(index)
     with folder_written_aside(folders.plots) as plots:
@@ -78,7 +84,8 @@ def _segment(bundle_root: Path, cases: Iterable[IndexedCase], *, output_dir: Pat
     return bundle.segment(bundle_root, scans, output_dir=output_dir, **overrides)
 
 
-def segment_out_of_fold(bundle_root: Path, cases: Sequence[IndexedCase], *, output_dir: Path, index: Index) -> None:
+def segment_out_of_fold(bundle_root: Path, cases: Sequence[IndexedCase], *, output_dir: Path, index: Index,
+                        **overrides: Any) -> None:
     """Segments each case of a fold by the ensemble's member that did not see it, test cases by all members.
 
     The summaries are of all of them.
@@ -86,13 +93,45 @@ def segment_out_of_fold(bundle_root: Path, cases: Sequence[IndexedCase], *, outp
     results = []
     for fold in range(index.folds):
         of_fold = [case for case in cases if case.fold == fold]
-        results += _segment(bundle_root, of_fold, output_dir=output_dir, index=index, members=[fold])
+        results += _segment(bundle_root, of_fold, output_dir=output_dir, index=index, members=[fold], **overrides)
     tested = [case for case in cases if case.fold is None]
     if tested:
-        results += _segment(bundle_root, tested, output_dir=output_dir, index=index)
+        results += _segment(bundle_root, tested, output_dir=output_dir, index=index, **overrides)
     digest = joint_digest(list(recorded_digests(bundle_root).values()))
     labels = sorted(index.labels, key=index.labels.__getitem__)
     write_summary(output_dir, results, RunFacts(digest, len(cases), {}, labels))
+
+
+@dataclass
+class CalibrationCheck:
+    """Compares, scan by scan as they are segmented, how sure the model is of each voxel's label with the truth.
+
+    In a box around both, `MARGIN_VOXELS` wider.
+    """
+
+    index: Index
+    cases: Mapping[str, IndexedCase]
+    by_split: dict[str, Reliability] = field(default_factory=lambda: {split: Reliability() for split in SCORED_SPLITS})
+
+    def __call__(self, name: str, labelmap: NDArray[np.integer[Any]],
+                 probabilities: Sequence[NDArray[np.float32]]) -> None:
+        """Takes one scan: `Segmented` explains the arguments."""
+        case, values = self.cases[name], sorted(self.index.labels.values())
+        truth = read_label_map(Path(self.index.root) / case.label).array
+        true = (truth > 0) * values[0] if self.index.are_instances else np.rint(truth)
+        tight = bounding_box((true > 0) | (labelmap > 0))
+        if tight is None:
+            return
+        box = tuple(slice(max(0, part.start - MARGIN_VOXELS), part.stop + MARGIN_VOXELS) for part in tight)
+        given = labelmap[box]
+        of_class = np.stack([probability[box] for probability in probabilities])
+        sure = np.take_along_axis(of_class, np.searchsorted([0, *values], given)[None], axis=0)[0]
+        self.by_split[case.split].add(sure, given == true[box])
+
+    @property
+    def steps(self) -> list[CalibrationStep]:
+        """The rows of calibration.csv."""
+        return [CalibrationStep(split, *step) for split in SCORED_SPLITS for step in self.by_split[split].curve]
 
 
 def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index,
@@ -110,6 +149,7 @@ def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index
         spacing_mm = truth.spacing_mm if truth.picture is None else case.spacing_mm
         path = segmentation_in(predictions / case.case_id)
         prediction = read_label_map(path) if path.is_file() else None
+        expected, is_unsure = _said_by_inference(predictions / case.case_id)
         if prediction is not None:
             _check_same_grid(path, prediction, truth)
         for label, values in _values(index, settings).items():
@@ -117,13 +157,24 @@ def score_cases(cases: Iterable[IndexedCase], predictions: Path, *, index: Index
             predicted_mask = np.zeros_like(true_mask) if prediction is None else _mask(prediction, values)
             score = score_label(true_mask, predicted_mask, spacing_mm=spacing_mm,
                                 tolerance_mm=settings.tolerance_mm(label))
-            row = CaseScore(case.case_id, case.patient, case.split, label, label in settings.regions, **asdict(score))
+            row = CaseScore(case.case_id, case.patient, case.split, label, label in settings.regions,
+                            expected_dice=expected.get(label, math.nan), low_confidence=is_unsure, **asdict(score))
             scores.append(row if prediction is not None else _as_failed(row))
             if label in settings.lesion_labels:
                 found = find_lesions(true_mask, predicted_mask, spacing_mm=spacing_mm)
                 lesions += [LesionScore(case.case_id, case.split, label, lesion.volume_ml, lesion.diameter_mm,
                                         *lesion.position, found=lesion.is_found) for lesion in found]
     return scores, lesions
+
+
+def _said_by_inference(folder: Path) -> tuple[dict[str, float], bool]:
+    """Returns the expected Dice by label, and whether the result is to be looked at; nothing where there is none."""
+    path = folder / "report.json"
+    if not path.is_file():
+        return {}, False
+    report = json.loads(path.read_text(encoding="utf-8"))
+    expected = {name: numbers.get("expected_dice") for name, numbers in report["labels"].items()}
+    return {name: value for name, value in expected.items() if value is not None}, bool(report["low_confidence"])
 
 
 def _as_failed(row: CaseScore) -> CaseScore:
