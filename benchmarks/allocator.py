@@ -3,6 +3,7 @@
     python benchmarks/allocator.py
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(seconds_per_step(keep=sys.argv[1] == "keep"))
-    else:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variant", nargs="?", choices=("default", "keep"), help="that one alone, in this process")
+    chosen = parser.parse_args().variant
+    if chosen is None:
         main()
+    else:
+        print(seconds_per_step(keep=chosen == "keep"))

@@ -27,10 +27,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.metrics import size_class, size_classes
 from pipeline.records.files import write_json
 from pipeline.records.plan import LOSSES
-from pipeline.records.summaries import mean_of_defined
+from pipeline.records.summaries import mean_of_defined, size_class, size_classes
 from pipeline.records.tables import CaseScore, LesionScore, read_table
 
 ROOT = Path(__file__).resolve().parents[1]
