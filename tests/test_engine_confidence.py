@@ -1,11 +1,13 @@
 """Expected Dice by hand, and temperatures of networks that are as sure as they should be or several times too sure."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.engine.cache import CachedCase
 from pipeline.engine.confidence import Confidence, expected_dice, quality_of, thinned
 from pipeline.engine.confidence_choice import ConfidenceChoice
 
@@ -54,7 +56,7 @@ def test_of_a_large_structure_some_voxels_stand_for_all() -> None:
 
 @pytest.mark.parametrize(("times", "wanted"), [(1.0, 1.0), (2.0, 2.0), (0.7, 2**-0.5)])
 def test_a_network_that_is_so_many_times_too_sure_gets_that_temperature(times: float, wanted: float) -> None:
-    choice = ConfidenceChoice({"organ": 7})
+    choice = ConfidenceChoice({"organ": 7}, [])
     generator = torch.Generator().manual_seed(2)
     for _ in range(6):
         logit = 2 * torch.randn((24, 24, 24), generator=generator)
@@ -69,11 +71,11 @@ def test_a_network_that_is_so_many_times_too_sure_gets_that_temperature(times: f
     for case in made["cases"]:
         assert case["quality"] == pytest.approx(case["dice"], abs=0.01)
     assert made["least_quality"] == min(case["quality"] for case in made["cases"])
-    assert made["always_there"] == ["organ"]
+    assert made["always_there"] == []
 
 
 def test_few_cases_make_nothing_usual_and_none_leave_all_as_it_is() -> None:
-    choice = ConfidenceChoice({"organ": 1})
+    choice = ConfidenceChoice({"organ": 1}, [])
     empty = np.zeros((4, 4, 4), dtype=np.uint8)
     silent = torch.stack([torch.ones(4, 4, 4), torch.zeros(4, 4, 4)])
     choice.see(empty, silent)
@@ -83,9 +85,29 @@ def test_few_cases_make_nothing_usual_and_none_leave_all_as_it_is() -> None:
     assert (made["least_quality"], made["always_there"], made["cases"]) == (None, [], [{"quality": None, "dice": 0.0}])
 
 
+def test_a_label_is_always_there_if_no_case_of_training_or_validation_lacks_it(tmp_path: Path) -> None:
+    everything, organ = np.array([[[0, 1, 2]]], dtype=np.uint8), np.array([[[0, 1, 0]]], dtype=np.uint8)
+    cases = [CachedCase(f"c{number}", "train", tmp_path, "", "") for number in range(19)]
+    for case in cases:
+        np.save(tmp_path / f"{case.case_id}.label.npy", everything)
+
+    def always_there(training: list[CachedCase], seen: np.ndarray = everything) -> list[str]:
+        choice = ConfidenceChoice({"organ": 1, "lesion": 2}, training)
+        choice.see(seen, torch.rand(3, 1, 1, 3))
+        found: list[str] = choice.made()["always_there"]
+        return found
+
+    assert always_there(cases) == ["organ", "lesion"]
+    assert always_there(cases, seen=organ) == ["organ"]
+    assert always_there(cases[1:]) == []  # too few to say
+    np.save(tmp_path / "c7.label.npy", organ)
+    assert always_there(cases) == ["organ"]
+
+
 def test_what_is_not_sure_is_said() -> None:
     confidence = Confidence(1.0, least_quality=0.8, always_there=("organ",))
     assert list(confidence.doubts({"organ": 0.9, "lesion": math.nan}, 0.9)) == []
     assert list(confidence.doubts({"organ": 0.7}, 0.7)) == [
         "expected Dice 0.70: 95% of the validation scans have 0.80 or more"]
-    assert list(confidence.doubts({"organ": math.nan}, math.nan)) == ["no organ found: it is in every validation scan"]
+    assert list(confidence.doubts({"organ": math.nan}, math.nan)) == [
+        "no organ found: it is in every scan of training and validation"]

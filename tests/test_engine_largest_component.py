@@ -116,7 +116,7 @@ def test_no_memory_for_a_case_leaves_all_components_and_the_training_whole() -> 
 
     labels = {"organ": 1}
     choices = {"component": LargestComponentChoice(labels), "given": LargestComponentChoice(labels, ["organ"]),
-               "confidence": ConfidenceChoice(labels)}
+               "confidence": ConfidenceChoice(labels, [])}
     made = ValidationChoices(network=torch.nn.Identity(), inferer=inferer, device=CPU, choices=choices,
                              volumes=[{"image": scene().float(), "label": scene()}] * 5).made()
     assert made["component"] == {"chosen": [], "why": UNDECIDED}
@@ -139,7 +139,7 @@ def test_a_training_ends_with_the_choice_in_its_bundle_the_same_each_time(tmp_pa
         assert config["largest_component"] == choice["chosen"]
         confidence = json.loads((training.root / "bundle" / CONFIDENCE).read_text())
         assert {key: config[key] for key in OF_INFERENCE} == {key: confidence[key] for key in OF_INFERENCE}
-        assert (len(confidence["cases"]), confidence["always_there"]) == (6, ["foreground"])
+        assert (len(confidence["cases"]), confidence["always_there"]) == (6, [])
         assert confidence["least_quality"] == min(case["quality"] for case in confidence["cases"])
         assert confidence["ece_after"] <= confidence["ece_before"]
         digests.append([sha256_of_file(training.root / "bundle" / name) for name in (LARGEST_COMPONENT, CONFIDENCE)])

@@ -27,7 +27,7 @@ class Confidence:
         """Yields why what was found in a scan is not sure."""
         for label in self.always_there:
             if math.isnan(expected_dice[label]):
-                yield f"no {label} found: it is in every validation scan"
+                yield f"no {label} found: it is in every scan of training and validation"
         if self.least_quality is not None and quality < self.least_quality:
             yield (f"expected Dice {quality:.2f}: {1 - UNSURE_SHARE:.0%} of the validation scans have "
                    f"{self.least_quality:.2f} or more")

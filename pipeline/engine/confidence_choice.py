@@ -1,7 +1,7 @@
 """On the validation cases: by what temperature probabilities mean what they say, and what expected Dice is usual."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from pipeline.calibration import Reliability
+from pipeline.engine.cache import CachedCase
 from pipeline.engine.confidence import box_around, expected_dice, quality_of, rounded, thinned
-from pipeline.records.confidence import DECIMALS, FEWEST_CASES, least_quality
+from pipeline.records.confidence import DECIMALS, least_quality
 
 # From half to four times as unsure, in steps of 9 percent.
 TEMPERATURES = tuple(2 ** (step / 8) for step in range(-8, 17))
+# What is missing in one scan of twenty is probably not among so few.
+FEWEST_FOR_ALWAYS = 20
 
 
 class ConfidenceChoice:
@@ -25,12 +28,14 @@ class ConfidenceChoice:
 
     Args:
         labels: names and values; class k is the k-th smallest value.
+        training: the cases that were trained on, which say too whether a label is in every scan.
 
     Source: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
     """
 
-    def __init__(self, labels: Mapping[str, int]) -> None:
+    def __init__(self, labels: Mapping[str, int], training: Sequence[CachedCase]) -> None:
         self.names = sorted(labels, key=lambda name: labels[name])
+        self.training = training
         self.cross_entropy = np.zeros(len(TEMPERATURES))
         self.reliability = [Reliability() for _ in TEMPERATURES]
         self.qualities: list[list[float]] = []
@@ -63,15 +68,26 @@ class ConfidenceChoice:
         before, after = (self.reliability[at].ece for at in (TEMPERATURES.index(1.0), place))
         cases = [{"quality": rounded(qualities[place]), "dice": rounded(dice)}
                  for qualities, dice in zip(self.qualities, self.dices, strict=True)]
-        always = [name for number, name in enumerate(self.names) if all(case[number] for case in self.present)]
         return {
             "temperature": round(TEMPERATURES[place], DECIMALS),
             "ece_before": round(before, DECIMALS),
             "ece_after": round(after, DECIMALS),
             "least_quality": least_quality([case["quality"] for case in cases if case["quality"] is not None]),
-            "always_there": always if len(self.present) >= FEWEST_CASES else [],
+            "always_there": self._always_there(),
             "cases": cases,
         }
+
+    def _always_there(self) -> list[str]:
+        """Returns the labels that are in every training and validation case; none where those are few."""
+        if len(self.present) + len(self.training) < FEWEST_FOR_ALWAYS:
+            return []
+        left = {number for number in range(1, len(self.names) + 1) if all(case[number - 1] for case in self.present)}
+        for case in self.training:
+            if not left:
+                break
+            label = case.label
+            left = {number for number in left if (label == number).any()}
+        return [self.names[number - 1] for number in sorted(left)]
 
     @staticmethod
     def undecided() -> dict[str, Any]:
