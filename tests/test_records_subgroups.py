@@ -34,6 +34,8 @@ def test_many_numbers_become_thirds() -> None:
     spacings = [(1.0, 1.0, float(z)) for z in (6, 1, 2, 3, 4, 5)]
     assert grouped("spacing_z_mm", *cases_with("spacing_mm", *spacings)) == {
         "1 to 2": ["c1", "c2"], "3 to 4": ["c3", "c4"], "5 to 6": ["c0", "c5"]}
+    spacings = [(1.0, 1.0, float(z)) for z in (1, 2, 3, 4, 5)]
+    assert list(grouped("spacing_z_mm", *cases_with("spacing_mm", *spacings))) == ["1 to 2", "3 to 4", "5"]
 
 
 def test_attributes_are_columns_and_numbers_among_them_are_numbers() -> None:

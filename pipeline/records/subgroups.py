@@ -73,8 +73,12 @@ def _names(values: set[str | float]) -> dict[str | float, str]:
         named: dict[str | float, str] = {number: f"{number:g}" for number in numbers}
     else:
         parts = [part for part in np.array_split(np.array(numbers), 3) if len(part)]
-        named = {float(number): f"{part[0]:g} to {part[-1]:g}" for part in parts for number in part}
+        named = {float(number): _span(part[0], part[-1]) for part in parts for number in part}
     return named | {text: text for text in texts}
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:g} to {high:g}" if low < high else f"{low:g}"
 
 
 def _by_size(rows: Sequence[CaseScore]) -> dict[str, list[CaseScore]]:
