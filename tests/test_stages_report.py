@@ -16,7 +16,7 @@ from pipeline import bundle
 from pipeline.records.errors import InputError
 from pipeline.records.tables import TrainingPoint, write_table
 from pipeline.stages import evaluate, report
-from pipeline.stages.report import axis_over
+from pipeline.stages.report.charts import axis_over
 
 HTML, MARKDOWN = Path("reports/tiny/index.html"), Path("reports/tiny/report.md")
 VOID = {"meta", "img", "br", "link"}

@@ -1,0 +1,117 @@
+"""What the templates are filled with."""
+
+import json
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+from pipeline.imaging.comparisons import AGREEMENT, PREDICTION, TRUTH
+from pipeline.records.bundles import WEIGHTS, batches_of_training, history_of_member, members_of, recorded_digests
+from pipeline.records.folders import ExperimentFolders
+from pipeline.records.index import Index, Split, main_split, read_index
+from pipeline.records.lineage import package_versions
+from pipeline.records.plan import COMMENTS
+from pipeline.records.postprocessing import postprocessing_of
+from pipeline.records.schedule import COMMENTS as SCHEDULE_COMMENTS
+from pipeline.records.settings import EvaluationSettings, read_evaluation_settings
+from pipeline.records.statistics import RESAMPLES
+from pipeline.records.strict_yaml import read_yaml
+from pipeline.records.summaries import rank_cases, summarise_group, summarise_label, verdict
+from pipeline.records.tables import CaseScore, LesionScore, TrainingPoint, read_metrics, read_table
+from pipeline.stages.report.charts import axis_over, curves_of, recall_by_size
+from pipeline.stages.report.galleries import pictures_of
+from pipeline.stages.report.wording import units_of
+
+SHOWN_OF_SCHEDULE = ("iterations", "epochs", "validate_every", "batch_size", "accumulation", "precision",
+                     "channels_last", "compile", "threads")
+# The audit's own report holds the rest.
+MOST_FINDINGS = 50
+
+
+def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, Any]:
+    """Returns what both templates are filled with."""
+    index = read_index(folders.index)
+    settings = read_evaluation_settings(experiment)
+    scores = read_table(folders.case_table, CaseScore)
+    main, metrics = main_split(index), read_metrics(folders.metrics)
+    histories = [history_of_member(folders.bundle, fold) for fold in members_of(folders.bundle / WEIGHTS)]
+    return {
+        "experiment": experiment, "index": index, "units": units_of(index),
+        "metrics": metrics, "test": metrics[main], "main": main,
+        "kind": "test" if main == "test" else "out-of-fold",
+        "rows": sorted(scores, key=lambda row: (math.isnan(row.dice), row.dice, row.case_id, row.label)),
+        **_content_of_scored(index, settings, folders, main=main,
+                            scored=[row for row in scores if row.split == main]),
+        **curves_of(read_table(folders.history, TrainingPoint),
+                    [read_table(path, TrainingPoint) for path in histories]),
+        "groups": [summarise_group(name, cases, index) for name, cases in index.groups.items()], "facts": _facts(index),
+        "plan": _plan_and_schedule(folders), "plan_comments": {**COMMENTS, **SCHEDULE_COMMENTS},
+        "findings": json.loads(folders.audit_json.read_text(encoding="utf-8")), "most_findings": MOST_FINDINGS,
+        "weights_sha256": recorded_digests(folders.bundle), "postprocessing": postprocessing_of(folders.bundle),
+        "packages": {"Python": platform.python_version(), **package_versions()},
+    }
+
+
+def _plan_and_schedule(folders: ExperimentFolders) -> dict[str, Any]:
+    """Returns both as one: the schedule fills what the plan leaves open, and the training has the last word."""
+    schedule = {name: value for name, value in read_yaml(folders.schedule).items() if name in SHOWN_OF_SCHEDULE}
+    return {**read_yaml(folders.plan), **schedule, **batches_of_training(folders.bundle)}
+
+
+def _content_of_scored(index: Index, settings: EvaluationSettings, folders: ExperimentFolders, *, main: Split,
+                       scored: list[CaseScore]) -> dict[str, Any]:
+    """Returns what is said about the test cases, or where there are none about those of the folds."""
+    ranked = rank_cases(scored)
+    labels = [summarise_label(label, scored) for label in index.labels]
+    lesions = [lesion for lesion in read_table(folders.lesion_table, LesionScore) if lesion.split == main]
+    missed = sorted((lesion for lesion in lesions if not lesion.found), key=lambda lesion: -lesion.diameter_mm)
+    defined = sorted((row for row in scored if not math.isnan(row.dice)), key=lambda row: row.dice)
+    return {
+        "ranked": ranked, "labels": labels, "lesions": lesions, "missed": missed,
+        "verdict": verdict(labels, ranked, found=len(lesions) - len(missed), lesions=len(lesions),
+                           kind="test" if main == "test" else "out-of-fold"),
+        "dice_groups": [(summary, [row for row in defined if row.label == summary.label]) for summary in labels],
+        "dice_axis": axis_over([row.dice for row in defined] + [1.0]),
+        "sizes": {label: recall_by_size([lesion for lesion in lesions if lesion.label == label],
+                                        settings.lesion_diameters_mm, units_of(index))
+                  for label in settings.lesion_labels},
+        "resamples": RESAMPLES, "tolerances": _tolerances(index, settings),
+        "is_flat": all(case.shape[2] == 1 for case in index.cases),
+        "outline_colours": {"truth": TRUTH, "prediction": PREDICTION, "both at one place": AGREEMENT},
+        "losses": _losses(folders.predictions / "summary.json", index),
+        **pictures_of(ranked, missed, index=index, predictions=folders.predictions, count=settings.pictures),
+    }
+
+
+def _tolerances(index: Index, settings: EvaluationSettings) -> str:
+    """Returns the tolerance of the surface Dice in words, label by label where they differ."""
+    unit = units_of(index).length
+    by_label = {label: f"{settings.tolerance_mm(label):g} {unit}" for label in index.labels}
+    if len(set(by_label.values())) == 1:
+        return next(iter(by_label.values()))
+    return ", ".join(f"{tolerance} ({label})" for label, tolerance in by_label.items())
+
+
+def _losses(summary: Path, index: Index) -> dict[str, str]:
+    """Returns why inference lost a scan, by case; the summary knows scans by their files' names."""
+    scans = json.loads(summary.read_text(encoding="utf-8"))["scans"]
+    messages = {scan["input"]: scan["message"] for scan in scans if scan["status"] == "failed"}
+    names = {case.case_id: Path(case.image).name for case in index.cases}
+    return {case_id: messages[name] for case_id, name in names.items() if name in messages}
+
+
+def _facts(index: Index) -> dict[str, str]:
+    """Returns what the geometry of all cases has in common, in words."""
+
+    def ranges(attribute: str) -> str:
+        columns = zip(*(getattr(case, attribute) for case in index.cases), strict=True)
+        ends = [(f"{min(column):g}", f"{max(column):g}") for column in columns]
+        return " × ".join(low if low == high else f"{low} to {high}" for low, high in ends)
+
+    if index.are_pictures:
+        spacing = f"{ranges('spacing_mm')} mm" if index.has_spacing else "not stated"
+        return {"Shape": f"{ranges('shape')} pixels", "Channels": ", ".join(index.channels), "Spacing": spacing}
+    orientations = sorted({case.orientation for case in index.cases})
+    return {"Shape": f"{ranges('shape')} voxels", "Spacing": f"{ranges('spacing_mm')} mm",
+            "Axes point": ", ".join(orientations)}
