@@ -73,8 +73,11 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, path: Path, *, width: int = 1280, scheme: str = "light",
-           scripts: bool = True) -> Iterator[Visit]:
-    """Opens a file in a window of `width` x 900 pixels; requests beside the file itself are recorded and stopped."""
+           scripts: bool = True, before: str = "") -> Iterator[Visit]:
+    """Opens a file in a window of `width` x 900 pixels; requests beside the file itself are recorded and stopped.
+
+    `before` is a script that runs before the page's own.
+    """
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme,
                                   reduced_motion="reduce", java_script_enabled=scripts)
     address = path.resolve().as_uri()
@@ -88,6 +91,7 @@ def opened(browser: Browser, path: Path, *, width: int = 1280, scheme: str = "li
             route.abort()
 
     context.route("**/*", watch)
+    context.add_init_script(before)
     visit.page.on("console", lambda message: visit.complaints.append(f"{message.type}: {message.text}"))
     visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
     visit.page.goto(address, wait_until="load")

@@ -1,11 +1,9 @@
 """Pictures of truth and prediction: the right colours at the right place, the right plane."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from tiny_msd import write_scan
 
 from pipeline.imaging.comparisons import (
@@ -14,7 +12,6 @@ from pipeline.imaging.comparisons import (
     TRUTH,
     Comparison,
     draw_comparison,
-    png_bytes,
     read_comparison,
 )
 
@@ -91,14 +88,3 @@ def test_a_voxel_of_the_file_is_found_in_any_orientation(tmp_path: Path, directi
     assert shown.truth[shown.voxel_in_ras_order((4, 1, 2))] == 3
     assert shown.image[shown.voxel_in_ras_order((4, 1, 2))] == 3
     assert shown.widest_truth == shown.voxel_in_ras_order((4, 1, 2))
-
-
-def test_png_keeps_outline_colours_and_is_the_same_each_time() -> None:
-    picture = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (20, 1))[..., None], 3, axis=2)
-    picture[5, 5:9], picture[9, 5:9], picture[12, 5:9] = TRUTH, PREDICTION, AGREEMENT
-    content = png_bytes(picture)
-    assert content == png_bytes(picture)
-    shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
-    assert np.abs(shown - picture).max() <= 2
-    for row, colour in ((5, TRUTH), (9, PREDICTION), (12, AGREEMENT)):
-        assert tuple(shown[row, 7]) == colour

@@ -231,7 +231,7 @@ def test_a_prediction_on_another_grid_is_an_error(
     ("subgroups: [scanner]\n", "unknown-column"), ("subgroups: fold\n", "unknown-column"),
     ("lesion_labels: [tumour]\n", "unknown-label"), ("lesion_diameters_mm: [5, 3]\n", "bad-edges"),
     ("lesion_diameters_mm: 3\n", "bad-edges"), ("lesion_labels: lesion\n", "unknown-label"),
-    ("pictures: many\n", "bad-count"),
+    ("pictures: many\n", "bad-count"), ("viewer_cases: -1\n", "bad-count"),
 ])
 def test_settings_that_do_not_fit_are_refused_before_inference(
     text: str, reason: str, monkeypatch: pytest.MonkeyPatch

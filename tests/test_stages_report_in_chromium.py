@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chromium import CONTRAST, Visit, chromium, opened  # noqa: F401 (a fixture)
@@ -11,6 +12,7 @@ from test_stages_report import finish_experiment
 from tiny_evaluation import enter_experiment, write_predictions
 
 from pipeline import bundle
+from pipeline.imaging.comparisons import AGREEMENT, PREDICTION, TRUTH
 from pipeline.stages import report
 
 HTML = Path("reports/tiny/index.html")
@@ -111,3 +113,105 @@ def test_it_prints_on_pages_in_light_colours(chromium: Browser, written: Path) -
         visit.page.emulate_media(media="print")
         assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not visit.page.locator("nav").is_visible()
+
+
+def slice_of(visit: Visit, plane: str) -> tuple[int, int]:
+    """Returns which slice of how many a plane shows."""
+    slider = visit.page.get_by_label(f"{plane} slice")
+    said = str(slider.get_attribute("aria-valuetext"))
+    assert said == f"slice {slider.input_value()} of {slider.get_attribute('max')}"
+    return int(slider.input_value()), int(str(slider.get_attribute("max")))
+
+
+def drawn(visit: Visit, plane: str, colour: tuple[int, int, int] | None = None) -> int:
+    """Returns how many pixels of a plane have a colour; without one a sum that differs where the picture does."""
+    visit.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return int(visit.page.locator(f"[data-plane={plane}] canvas").evaluate("""(canvas, colour) => {
+      const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+      copy.drawImage(canvas, 0, 0);
+      const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+      let sum = 0;
+      for (let at = 0; at < data.length; at += 4) {
+        sum += colour ? colour.every((value, i) => Math.abs(value - data[at + i]) < 8) : data[at] * (1 + at % 997);
+      }
+      return sum;
+    }""", colour))
+
+
+@pytest.mark.parametrize("written", [6], ids=["3D"], indirect=True)
+def test_the_viewer_scrolls_by_wheel_keys_and_slider(visit: Visit) -> None:
+    canvas, slider = visit.page.locator("[data-plane=Axial] canvas"), visit.page.get_by_label("Axial slice")
+    canvas.scroll_into_view_if_needed()
+    canvas.hover()
+    first, slices = slice_of(visit, "Axial")
+    assert slices == 6
+    assert 1 < first < 6
+    before = drawn(visit, "Axial")
+    visit.page.mouse.wheel(0, -100)
+    visit.page.wait_for_function("([it, wanted]) => it.value === wanted", arg=[slider.element_handle(), str(first + 1)])
+    assert drawn(visit, "Axial") != before
+    slider.focus()
+    visit.page.keyboard.press("ArrowLeft")
+    assert drawn(visit, "Axial") == before
+    assert slice_of(visit, "Axial") == (first, 6)
+    slider.fill("6")
+    drawn(visit, "Axial")
+    assert slice_of(visit, "Axial") == (6, 6)
+    # At the last slice the wheel scrolls the page.
+    top = visit.page.evaluate("scrollY")
+    canvas.hover()
+    visit.page.mouse.wheel(0, -100)
+    visit.page.wait_for_function("(top) => scrollY < top", arg=top)
+    assert slice_of(visit, "Coronal")[1] == 10
+    assert slice_of(visit, "Sagittal")[1] == 12
+
+
+@pytest.mark.parametrize("written", [6], ids=["3D"], indirect=True)
+def test_the_viewer_knows_what_lies_where_the_planes_meet(visit: Visit) -> None:
+    visit.page.locator(".viewer select").select_option(label="t1 · worst: Dice organ 0.750, lesion 0.941")
+    # From 1 on; lesion B is at 7, 7, 4 and missed, lesion A begins at 7, 1, 1, the organ has moved from x of 1 to 2.
+    for place, truth, prediction in (((8, 8, 5), "lesion", "background"), ((8, 2, 2), "lesion", "lesion"),
+                                     ((2, 2, 2), "organ", "background"), ((6, 2, 2), "background", "organ")):
+        for plane, number in zip(("Sagittal", "Coronal", "Axial"), place, strict=True):
+            visit.page.get_by_label(f"{plane} slice").fill(str(number))
+        drawn(visit, "Axial")
+        assert visit.page.locator(".here").inner_text().endswith(f"truth {truth} · predicted {prediction}")
+    # The patient's right is at the left: pressed in the axial plane's left half, the sagittal plane goes to a high x.
+    canvas = visit.page.locator("[data-plane=Axial] canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    canvas.click(position={"x": box["width"] / 2 - 40, "y": box["height"] / 2})
+    drawn(visit, "Axial")
+    assert 7 <= slice_of(visit, "Sagittal")[0] <= 12
+    assert visit.page.evaluate("document.activeElement.getAttribute('aria-label')") == "Axial slice"
+
+
+def test_the_viewer_shows_either_outline_and_windows(visit: Visit) -> None:
+    visit.page.locator(".viewer").scroll_into_view_if_needed()
+    truth, prediction, both = (drawn(visit, "Axial", colour) for colour in (TRUTH, PREDICTION, AGREEMENT))
+    assert min(truth, prediction, both) > 100
+    visit.page.get_by_label("Prediction", exact=True).uncheck()
+    assert drawn(visit, "Axial", PREDICTION) == 0
+    assert drawn(visit, "Axial", TRUTH) > truth + 100
+    visit.page.get_by_label("Truth", exact=True).uncheck()
+    assert drawn(visit, "Axial", TRUTH) == 0
+    before, level = drawn(visit, "Axial"), visit.page.get_by_label("Level").input_value()
+    visit.page.get_by_label("Level").press("End")
+    assert drawn(visit, "Axial") < before
+    visit.page.get_by_role("button", name="Reset window").click()
+    assert drawn(visit, "Axial") == before
+    assert visit.page.get_by_label("Level").input_value() == level
+    said = visit.page.locator(".here").inner_text()
+    visit.page.get_by_label("Case", exact=True).select_option(index=1)
+    visit.page.wait_for_function("(said) => document.querySelector('.here').textContent !== said", arg=said)
+    assert drawn(visit, "Axial") != before
+
+
+@pytest.mark.parametrize("how", [{"scripts": False}, {"before": "delete window.DecompressionStream"}],
+                         ids=["without scripts", "in an old browser"])
+def test_without_the_viewer_there_are_pictures(chromium: Browser, written: Path, how: dict[str, Any]) -> None:  # noqa: F811
+    with opened(chromium, written, **how) as visit:
+        assert not visit.page.locator(".viewer").is_visible()
+        assert visit.page.get_by_alt_text("Worst case t1").is_visible()
+        assert visit.complaints == []

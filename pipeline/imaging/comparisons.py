@@ -1,13 +1,11 @@
 """Pictures of a scan with truth and prediction outlined, so that a person sees where they part."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.imaging.image_files import read_image, read_label_map
 from pipeline.imaging.preview import Voxel, draw_planes, in_ras_order, spacing_in_ras_order, widest_section
@@ -89,27 +87,3 @@ def draw_comparison(comparison: Comparison, centre: Voxel) -> NDArray[np.uint8]:
     picture = plain.copy()
     picture[in_truth], picture[in_prediction], picture[in_truth & in_prediction] = TRUTH, PREDICTION, AGREEMENT
     return picture
-
-
-def png_bytes(picture: NDArray[np.uint8]) -> bytes:
-    """Returns what `draw_comparison` drew as a PNG; grey pictures with a palette, a third of what true colour takes.
-
-    Outline colours are kept exactly; of greys only the two below white are a little darker.
-    """
-    colours = (TRUTH, PREDICTION, AGREEMENT)
-    greys = 256 - len(colours)
-    indices = np.minimum(picture[..., 0], greys - 1)
-    is_grey = (picture == picture[..., :1]).all(axis=2)
-    for index, colour in enumerate(colours, start=greys):
-        is_colour = (picture == colour).all(axis=2)
-        indices[is_colour] = index
-        is_grey |= is_colour
-    if is_grey.all():
-        image = Image.fromarray(indices, mode="P")
-        image.putpalette([level for grey in range(greys) for level in (grey, grey, grey)]
-                         + [level for colour in colours for level in colour])
-    else:
-        image = Image.fromarray(picture)
-    stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
-    return stream.getvalue()

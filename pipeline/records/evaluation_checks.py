@@ -20,7 +20,7 @@ def check_evaluation_settings(settings: EvaluationSettings, index: Index, path: 
     """
     _check_regions(settings, index.labels, path)
     scored = (*index.labels, *settings.regions)
-    names, edges, pictures = settings.lesion_labels, settings.lesion_diameters_mm, settings.pictures
+    names, edges = settings.lesion_labels, settings.lesion_diameters_mm
     if not isinstance(names, tuple) or any(name not in scored for name in names):
         raise InputError(path, found=f"lesion_labels {_shown(names)}", wanted=f"a list of {', '.join(scored)}",
                          remedy="name labels as the dataset does", reason="unknown-label")
@@ -28,9 +28,10 @@ def check_evaluation_settings(settings: EvaluationSettings, index: Index, path: 
     if not are_numbers or len(edges) < 2 or any(lower >= upper for lower, upper in pairwise(edges)):
         raise InputError(path, found=f"lesion_diameters_mm {_shown(edges)}", wanted="two or more rising numbers",
                          remedy="write for instance [3, 6, 10]", reason="bad-edges")
-    if not isinstance(pictures, int) or pictures < 0:
-        raise InputError(path, found=f"pictures {pictures}", wanted="a whole number, 0 or more",
-                         remedy="write for instance 4", reason="bad-count")
+    for name, count in (("pictures", settings.pictures), ("viewer_cases", settings.viewer_cases)):
+        if not isinstance(count, int) or count < 0:
+            raise InputError(path, found=f"{name} {count}", wanted="a whole number, 0 or more",
+                             remedy="write for instance 4", reason="bad-count")
     low = settings.low_dice
     if low is not None and (isinstance(low, bool) or not isinstance(low, (int, float)) or not 0 < low < 1):
         raise InputError(path, found=f"low_dice {low}", wanted="a number between 0 and 1",

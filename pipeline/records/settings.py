@@ -74,7 +74,8 @@ class EvaluationSettings:
     size classes by which their recall is given. `surface_tolerance_mm` is the distance up to which a surface counts as
     right, one for all labels or one for each. `subgroups` are what scores are shown by, see `records/subgroups.py`;
     None is what is usual there. `low_dice` is up to what a case's mean Dice counts as low; None is the lower quartile
-    of the cases. `pictures` is how many of the best and of the worst cases are drawn.
+    of the cases. `pictures` is how many of the best and of the worst cases are drawn large; `viewer_cases` of the
+    worst, those with missed lesions and the best can be scrolled through.
     """
 
     regions: dict[str, list[str]] = field(default_factory=dict)
@@ -84,6 +85,7 @@ class EvaluationSettings:
     subgroups: tuple[str, ...] | None = None
     low_dice: float | None = None
     pictures: int = 4
+    viewer_cases: int = 6
 
     def tolerance_mm(self, label: str) -> float:
         """Returns the tolerance for a label."""

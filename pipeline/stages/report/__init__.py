@@ -1,5 +1,7 @@
 """tables, index, plan, predictions -> reports/<exp>/index.html, report.md: how good, where it fails, on what."""
 
+from dataclasses import asdict
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.records.files import write_text
@@ -20,7 +22,7 @@ def run(experiment: str) -> None:
                               autoescape=lambda name: bool(name) and ".html" in str(name),
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"score": score, "signed_percent": signed_percent, "plain": plain_text,
-                            "size": content["units"].shown}
+                            "size": content["units"].shown, "asdict": asdict}
     for name, template in (("index.html", "index.html.j2"), ("report.md", "report.md.j2")):
         write_text(folders.report / name, environment.get_template(template).render(content))
     print(f"report: {folders.report / 'index.html'}")

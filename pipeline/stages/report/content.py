@@ -3,13 +3,14 @@
 import json
 import math
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.imaging.comparisons import AGREEMENT, PREDICTION, TRUTH
 from pipeline.records.bundles import WEIGHTS, batches_of_training, history_of_member, members_of, recorded_digests
 from pipeline.records.folders import ExperimentFolders
-from pipeline.records.index import Index, Split, main_split, read_index
+from pipeline.records.index import Index, main_split, read_index
 from pipeline.records.lineage import package_versions
 from pipeline.records.plan import COMMENTS
 from pipeline.records.postprocessing import postprocessing_of
@@ -20,7 +21,7 @@ from pipeline.records.strict_yaml import read_yaml
 from pipeline.records.summaries import rank_cases, summarise_group, summarise_label, verdict
 from pipeline.records.tables import CaseScore, LesionScore, TrainingPoint, read_metrics, read_table
 from pipeline.stages.report.charts import axis_over, curves_of, recall_by_size
-from pipeline.stages.report.galleries import pictures_of
+from pipeline.stages.report.galleries import galleries_of
 from pipeline.stages.report.wording import units_of
 
 SHOWN_OF_SCHEDULE = ("iterations", "epochs", "validate_every", "batch_size", "accumulation", "precision",
@@ -41,8 +42,7 @@ def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, An
         "metrics": metrics, "test": metrics[main], "main": main,
         "kind": "test" if main == "test" else "out-of-fold",
         "rows": sorted(scores, key=lambda row: (math.isnan(row.dice), row.dice, row.case_id, row.label)),
-        **_content_of_scored(index, settings, folders, main=main,
-                            scored=[row for row in scores if row.split == main]),
+        **_content_of_scored(index, settings, folders, scores),
         **curves_of(read_table(folders.history, TrainingPoint),
                     [read_table(path, TrainingPoint) for path in histories]),
         "groups": [summarise_group(name, cases, index) for name, cases in index.groups.items()], "facts": _facts(index),
@@ -59,9 +59,11 @@ def _plan_and_schedule(folders: ExperimentFolders) -> dict[str, Any]:
     return {**read_yaml(folders.plan), **schedule, **batches_of_training(folders.bundle)}
 
 
-def _content_of_scored(index: Index, settings: EvaluationSettings, folders: ExperimentFolders, *, main: Split,
-                       scored: list[CaseScore]) -> dict[str, Any]:
+def _content_of_scored(index: Index, settings: EvaluationSettings, folders: ExperimentFolders,
+                       scores: Sequence[CaseScore]) -> dict[str, Any]:
     """Returns what is said about the test cases, or where there are none about those of the folds."""
+    main = main_split(index)
+    scored = [row for row in scores if row.split == main]
     ranked = rank_cases(scored)
     labels = [summarise_label(label, scored) for label in index.labels]
     lesions = [lesion for lesion in read_table(folders.lesion_table, LesionScore) if lesion.split == main]
@@ -80,7 +82,8 @@ def _content_of_scored(index: Index, settings: EvaluationSettings, folders: Expe
         "is_flat": all(case.shape[2] == 1 for case in index.cases),
         "outline_colours": {"truth": TRUTH, "prediction": PREDICTION, "both at one place": AGREEMENT},
         "losses": _losses(folders.predictions / "summary.json", index),
-        **pictures_of(ranked, missed, index=index, predictions=folders.predictions, count=settings.pictures),
+        "galleries": galleries_of(ranked, missed, everything=rank_cases(scores), index=index,
+                                  predictions=folders.predictions, settings=settings),
     }
 
 
