@@ -143,7 +143,9 @@ def test_pictures_and_charts_have_alternative_texts() -> None:
     content = page()
     # Worst t1, best t2, and the missed lesion of t1; t3 has nothing to show.
     alternatives = [str(image["alt"]) for image in content.all("img")]
-    assert [text.split(":")[0] for text in alternatives] == ["Missed lesion in t1", "Worst case t1", "Best case t2"]
+    assert [text.split(":")[0] for text in alternatives[:3]] == ["Missed lesion in t1", "Worst case t1", "Best case t2"]
+    # Then each case that has a segmentation, worst first.
+    assert alternatives[3:] == [f"{case}, three planes with both outlines" for case in ("v1", "t1", "t2")]
     assert "Dice organ 0.750, lesion 0.941" in alternatives[1]
     charts = [svg["aria-label"] for svg in content.all("svg")]
     assert len(charts) == 3
@@ -157,11 +159,14 @@ def test_every_case_is_in_the_sortable_table() -> None:
     (table,) = re.findall(r'<table class="sortable">.*?</table>', html, flags=re.DOTALL)
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL)[1:]]
     # Eight distances of 0 and B's sqrt(5² + 4²) mm: the 95th percentile lies 0.6 of the way between the last two.
-    assert ["t1", "test", "lesion", "0.941", "0.889", "1.000", "3.84", "0.02", "0.02", "0", "scored"] in rows
+    # IoU 8 of 9; B's volume, a ninth of the truth, is lost.
+    (row,) = (row for row in rows if row[:3] == ["t1", "test", "lesion"])
+    assert row[3:8] == ["0.941", "0.889", "0.889", "1.000", "3.84"]
+    assert row[10:] == ["0.02", "0.02", "−11.1", "0", "scored"]
     assert [row[:3] for row in rows[:3]] == [["t3", "test", "lesion"], ["t3", "test", "organ"],
                                              ["v1", "validation", "lesion"]]
-    assert rows[-1] == ["t2", "test", "lesion", "–", "–", "–", "–", "0.00", "0.00", "0", "both", "empty"]
-    assert table.count('<button type="button">') == 11
+    assert rows[-1] == ["t2", "test", "lesion", *"–––––––", "0.00", "0.00", "–", "0", "both", "empty"]
+    assert table.count('<button type="button">') == 15
 
 
 @pytest.mark.usefixtures("experiment")
@@ -192,7 +197,7 @@ def test_2d_images_are_shown_as_one_picture_each() -> None:
     content = page()
     assert "the circle of equal area" in words(content.text)
     assert [str(image["alt"]).split(" with ")[0] for image in content.all("img")] == [
-        "Worst case t1: image", "Best case t2: image"]
+        "Worst case t1: image", "Best case t2: image", *(f"{case}, image" for case in ("v1", "t1", "t2"))]
     assert all(int(str(image["width"])) == 384 for image in content.all("img"))
 
 

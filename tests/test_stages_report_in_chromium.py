@@ -73,6 +73,34 @@ def test_headings_sort_by_click_and_by_keyboard(visit: Visit) -> None:
     assert [float(value) for value in first_column(visit, "Recall") if value != "–"] == defined
 
 
+def test_the_filter_leaves_rows_with_all_its_words_and_says_how_many(visit: Visit) -> None:
+    everything = first_column(visit, "Case")
+    field, count = visit.page.get_by_label("Filter"), visit.page.locator(".filter output")
+    assert count.inner_text() == f"{len(everything)} of {len(everything)} rows"
+    assert count.get_attribute("aria-live") == "polite"
+    field.fill("lesion t1")
+    assert (first_column(visit, "Case"), first_column(visit, "Label")) == (["t1"], ["lesion"])
+    assert count.inner_text() == f"1 of {len(everything)} rows"
+    field.fill("FAILED")
+    assert set(first_column(visit, "Case")) == {"t3"}
+    field.fill("0.75")  # a number is no word
+    assert first_column(visit, "Case") == []
+    field.fill("")
+    assert first_column(visit, "Case") == everything
+
+
+def test_a_row_leads_to_the_picture_of_its_case(visit: Visit) -> None:
+    details = visit.page.locator("details.every")
+    details.evaluate("it => { it.open = false; }")
+    visit.page.locator("#cases tbody").get_by_role("link", name="t1").first.click()
+    figure = visit.page.locator("details.every figure", has_text="t1 · Dice organ 0.750")
+    assert figure.is_visible()
+    assert figure.evaluate("it => document.activeElement === it")
+    assert figure.locator("img").evaluate("it => it.decode().then(() => it.naturalWidth)") > 20
+    # A lost scan has none.
+    assert visit.page.locator("#cases tbody").get_by_role("link", name="t3").count() == 0
+
+
 def test_sections_are_landmarks_that_links_lead_to(visit: Visit) -> None:
     for role in ("banner", "navigation", "main", "contentinfo"):
         assert visit.page.get_by_role(role).count() == 1, role
@@ -190,10 +218,10 @@ def test_the_viewer_knows_what_lies_where_the_planes_meet(visit: Visit) -> None:
 def test_the_viewer_shows_either_outline_and_windows(visit: Visit) -> None:
     visit.page.locator(".viewer").scroll_into_view_if_needed()
     truth, prediction, both = (drawn(visit, "Axial", colour) for colour in (TRUTH, PREDICTION, AGREEMENT))
-    assert min(truth, prediction, both) > 100
+    assert min(truth, prediction, both) > 40
     visit.page.get_by_label("Prediction", exact=True).uncheck()
     assert drawn(visit, "Axial", PREDICTION) == 0
-    assert drawn(visit, "Axial", TRUTH) > truth + 100
+    assert drawn(visit, "Axial", TRUTH) > truth + 40
     visit.page.get_by_label("Truth", exact=True).uncheck()
     assert drawn(visit, "Axial", TRUTH) == 0
     before, level = drawn(visit, "Axial"), visit.page.get_by_label("Level").input_value()

@@ -28,6 +28,8 @@ SHOWN_OF_SCHEDULE = ("iterations", "epochs", "validate_every", "batch_size", "ac
                      "channels_last", "compile", "threads")
 # The audit's own report holds the rest.
 MOST_FINDINGS = 50
+# Beyond so many the pictures of every case are folded, so that what comes below them is found, and paper is saved.
+MOST_OPEN = 30
 
 
 def collect_content(experiment: str, folders: ExperimentFolders) -> dict[str, Any]:
@@ -68,6 +70,8 @@ def _content_of_scored(index: Index, settings: EvaluationSettings, folders: Expe
     labels = [summarise_label(label, scored) for label in index.labels]
     lesions = [lesion for lesion in read_table(folders.lesion_table, LesionScore) if lesion.split == main]
     missed = sorted((lesion for lesion in lesions if not lesion.found), key=lambda lesion: -lesion.diameter_mm)
+    galleries = galleries_of(ranked, missed, everything=rank_cases(scores), index=index,
+                             predictions=folders.predictions, settings=settings)
     defined = sorted((row for row in scored if not math.isnan(row.dice)), key=lambda row: row.dice)
     return {
         "ranked": ranked, "labels": labels, "lesions": lesions, "missed": missed,
@@ -82,8 +86,8 @@ def _content_of_scored(index: Index, settings: EvaluationSettings, folders: Expe
         "is_flat": all(case.shape[2] == 1 for case in index.cases),
         "outline_colours": {"truth": TRUTH, "prediction": PREDICTION, "both at one place": AGREEMENT},
         "losses": _losses(folders.predictions / "summary.json", index),
-        "galleries": galleries_of(ranked, missed, everything=rank_cases(scores), index=index,
-                                  predictions=folders.predictions, settings=settings),
+        "galleries": galleries, "most_open": MOST_OPEN,
+        "anchors": {picture.case_id: f"picture-{n}" for n, picture in enumerate(galleries.every_case, start=1)},
     }
 
 
