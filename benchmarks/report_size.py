@@ -67,7 +67,8 @@ def make_experiment(count: int, shape: tuple[int, int, int]) -> None:
     cases = []
     for number in range(count):
         name, split = f"case{number:03}", "test" if number else "validation"
-        for folder, array in zip((ROOT / "images", ROOT / "labels", Path("ready")), make_case(number, shape), strict=True):
+        folders = ROOT / "images", ROOT / "labels", Path("ready")
+        for folder, array in zip(folders, make_case(number, shape), strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
         cases.append(case_of(name, split, shape, affine))
@@ -138,7 +139,7 @@ def main() -> None:
         print(f"rendered in {perf_counter() - start:.1f} s: {size / 1e6:.1f} MB, limit {MOST_BYTES / 1e6:.0f}")
         loaded, shown = (statistics.median(times)
                          for times in zip(*(open_page(page, arguments.chromium) for _ in range(3)), strict=True))
-        print(f"load event after {loaded:.2f} s, limit {MOST_SECONDS:.0f}; first scan in the viewer after {shown:.2f} s")
+        print(f"load event after {loaded:.2f} s, limit {MOST_SECONDS:.0f}; first scan shown after {shown:.2f} s")
         if keep:
             keep.mkdir(parents=True, exist_ok=True)
             shutil.copy(page, keep)

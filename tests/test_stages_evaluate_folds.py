@@ -4,14 +4,15 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_evaluation import WORK
 from tiny_folds import Segmenting, enter_folds, summary
 
 from pipeline import bundle
 from pipeline.records.index import read_index
+from pipeline.records.model_card import markdown_card
 from pipeline.records.tables import CaseScore, TrainingPoint, read_metrics, read_table, write_table
 from pipeline.stages import evaluate, report
-from pipeline.stages.package import model_card
 
 PLAN = {"network_def": {"_target_": "UNet"}, "patch_size": [8, 8, 8], "spacing_mm": [1, 1, 1], "iterations": 9,
         "batch_size": 2, "accumulation": 2, "processes": 1}
@@ -36,7 +37,7 @@ def reported() -> tuple[str, str]:
     (WORK / "bundle/docs").mkdir()
     for path in ("history.csv", "bundle/docs/history.fold0.csv", "bundle/docs/history.fold1.csv"):
         write_table(WORK / path, TrainingPoint, points)
-    (WORK / "plan.yaml").write_text("network_def: {_target_: UNet}\n")
+    (WORK / "plan.yaml").write_text(yaml.safe_dump(PLAN))
     (WORK / "schedule.yaml").write_text("iterations: 40\n")
     (WORK / "audit.json").write_text("[]")
     report.run("tiny")
@@ -83,6 +84,6 @@ def test_without_test_cases_everything_is_about_out_of_fold_scores(
     assert "2 of 5 scans lost" in html
     assert "No case is kept to test the ensemble on." in markdown
     assert "test case" not in html
-    card = model_card("tiny", read_index(WORK / "index.json"), PLAN, metrics)
-    assert "- Out-of-fold scores over 5 cases" in card
-    assert "An ensemble of 2 networks" in card
+    card = markdown_card("tiny", read_index(WORK / "index.json"), PLAN, metrics)
+    assert "- Scores: Out of fold: mean Dice" in card
+    assert "- Ensemble: 2 networks, each trained without another fold" in card

@@ -5,18 +5,21 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_evaluation import EVALUATION, WORK, enter_experiment, write_predictions
+from tiny_scores import absent, score
 
 from pipeline import bundle
 from pipeline.records.errors import InputError
 from pipeline.records.tables import TrainingPoint, write_table
 from pipeline.stages import evaluate, report
-from pipeline.stages.report.charts import axis_over
+from pipeline.stages.report.charts import agreement_of, axis_over
+from pipeline.stages.report.wording import Units
 
 HTML, MARKDOWN = Path("reports/tiny/index.html"), Path("reports/tiny/report.md")
 VOID = {"meta", "img", "br", "link", "input"}
@@ -58,7 +61,8 @@ def finish_experiment() -> None:
     history = [TrainingPoint(50 * epoch, epoch, 2.0 / epoch, 0.8125 if epoch == 4 else math.nan, 0.002)
                for epoch in range(1, 5)]
     write_table(WORK / "history.csv", TrainingPoint, history)
-    (WORK / "plan.yaml").write_text("spacing_mm: [1.0, 1.0, 2.0]\nslice_axis: null\nnetwork_def: {_target_: UNet}\n")
+    (WORK / "plan.yaml").write_text("spacing_mm: [1.0, 1.0, 2.0]\nslice_axis: null\nnetwork_def: {_target_: UNet}\n"
+                                     "patch_size: [8, 8, 4]\n")
     (WORK / "schedule.yaml").write_text("iterations: 40\nbatch_size: 8\naccumulation: 1\nmeasured: null\n")
     finding = {"check": "not-finite", "severity": "error", "case_id": "x9", "file": "imagesTr/x9.nii.gz",
                "found": "3 voxels <nan>", "wanted": "finite values", "remedy": "export it again"}
@@ -116,12 +120,53 @@ def test_the_page_says_how_sure_it_is() -> None:
 
 
 @pytest.mark.usefixtures("experiment")
+def test_the_page_says_whether_the_model_knows_when_it_is_wrong() -> None:
+    (WORK / "bundle/docs/confidence.json").write_text(json.dumps(
+        {"temperature": 1.25, "ece_before": 0.05, "ece_after": 0.01, "cases": [{"quality": 0.9, "dice": 0.8}]}))
+    text = words(page().text)
+    # 17 of 1440 voxels are wrong, all are 80% sure; t1 is 0.846 where 0.8 is expected, t2 1 instead of 0.95.
+    assert "off by 18.82 percentage points in the mean (expected calibration error, 1,440 voxels of test cases)" in text
+    assert "divided by 1.25, which fits the validation cases best (5.0 points before, 1.0 after, there)" in text
+    assert "Over 2 test cases it is 0.048 off in the mean, too careful by 0.048." in text
+    assert "It called 1 of 2 scans not sure (t1); 1 of them has a low Dice." in text
+
+
+@pytest.mark.usefixtures("experiment")
+def test_the_page_shows_groups_regions_and_how_volumes_agree() -> None:
+    Path("configs/tiny/evaluation.yaml").write_text(
+        EVALUATION + "regions: {whole: [organ, lesion]}\nsubgroups: [orientation]\n")
+    evaluate.run("tiny")
+    text = words(page().text)
+    # Three patients with Dice of organ 0.75, 1, 0 and of lesion 16/17 and 0.
+    assert re.search(r"Axes point RAS 3 3 0\.527 ?0\.\d+ to", text)
+    assert re.search(r"whole ?region: organ, lesion 3", text)
+    # The organ is as large as it is; of the lesions one voxel of 0.002 mL is lost.
+    assert "organ: in the mean +0.00 mL; 95% of cases are expected between +0.00 and +0.00" in text
+    assert "lesion: in the mean −0.00 mL" in text
+
+
+def test_limits_of_agreement_by_hand() -> None:
+    rows = [replace(score(name, 0.5), truth_ml=10.0, prediction_ml=volume)
+            for name, volume in (("a", 11.0), ("b", 12.0), ("c", 9.0))]
+    found = agreement_of("organ", [*rows, score("lost", 0.0, status="failed"), absent("d")], Units())
+    assert found is not None
+    # Differences of 1, 2 and -1: their standard deviation is the root of 7/3.
+    assert [point[1:] for point in found.points] == [(10.5, 1.0), (11.0, 2.0), (9.5, -1.0)]
+    assert (found.bias, found.high - found.bias) == (pytest.approx(2 / 3), pytest.approx(1.96 * (7 / 3) ** 0.5))
+    assert agreement_of("organ", [absent("d")], Units()) is None
+    alone = agreement_of("organ", rows[:1], Units(size="mm²", a_ml=1000.0))
+    assert alone is not None
+    assert (alone.bias, math.isnan(alone.high)) == (1000.0, True)
+
+
+@pytest.mark.usefixtures("experiment")
 def test_the_page_says_on_which_data_and_what_was_run() -> None:
     text = words(page().text)
     for expected in ("train 1 1 1 1", "validation 1 1 1 0", "test 3 3 3 2", "Licence CC0-1.0", "12 × 10 × 6 voxels",
                      "1 × 1 × 2 mm", "not-finite error imagesTr/x9.nii.gz 3 voxels <nan>", "slice_axis none",
                      "_target_: UNet", "ab12cd", "the last point are kept (best: 0.812 at iteration 200)",
                      "iterations 40", "batch_size 2", "accumulation 4",
+                     "Research: organ, lesion in CT scans like those of the data below.", "Diagnosis, treatment or any",
                      "Only the largest component of organ is kept, as bundle.yaml says.",
                      "Training loss, last 0.500", "Research use only"):
         assert expected in text
@@ -148,9 +193,11 @@ def test_pictures_and_charts_have_alternative_texts() -> None:
     assert alternatives[3:] == [f"{case}, three planes with both outlines" for case in ("v1", "t1", "t2")]
     assert "Dice organ 0.750, lesion 0.941" in alternatives[1]
     charts = [svg["aria-label"] for svg in content.all("svg")]
-    assert len(charts) == 3
+    # Dice by case, volumes of two labels, reliability, expected Dice, ROC, loss and validation Dice.
+    assert len(charts) == 8
     assert all(charts)
-    assert len(content.all("circle")) == 5 + 1  # five defined Dice values of test cases, one validation
+    # Five defined Dice values of test cases, one validation; three volumes, one step, two cases, three limits.
+    assert len(content.all("circle")) == 5 + 1 + 3 + 1 + 2 + 3
 
 
 @pytest.mark.usefixtures("experiment")

@@ -87,7 +87,7 @@ class Index:
         if not self.folds:
             return ", ".join(f"{len(self.in_split(split))} {split}" for split in SPLITS)
         tested = len(self.in_split("test"))
-        return f"{len(self.cases) - tested} in {self.folds} folds, {tested} test"
+        return f"{len(self.cases) - tested} in {self.folds} folds{f', {tested} test' if tested else ''}"
 
     @property
     def data_digest(self) -> str:

@@ -11,8 +11,9 @@ import yaml
 from pipeline.records.bundles import batches_of_training
 from pipeline.records.files import folder_written_aside, sha256_of_file, write_json, write_text, written_aside
 from pipeline.records.folders import TEMPLATE, ExperimentFolders
-from pipeline.records.index import Index, main_split, read_index
+from pipeline.records.index import Index, read_index
 from pipeline.records.lineage import git_commit, package_versions
+from pipeline.records.model_card import markdown_card
 from pipeline.records.postprocessing import postprocessing_of
 
 LOCK = Path("requirements.lock")
@@ -33,8 +34,8 @@ def run(experiment: str) -> None:
         shutil.copytree(folders.bundle, aside, dirs_exist_ok=True)
         shutil.copyfile(TEMPLATE / "LICENSE", aside / "LICENSE")
         usage = (TEMPLATE / "docs/README.md").read_text(encoding="utf-8")
-        write_text(aside / "docs/README.md", usage + model_card(experiment, index, plan, metrics,
-                                                                                 postprocessing_of(folders.bundle)))
+        card = markdown_card(experiment, index, plan, metrics, postprocessing_of(folders.bundle))
+        write_text(aside / "docs/README.md", usage + card)
         write_text(aside / "docs/data_license.txt", f"{index.dataset}: {index.licence}\n")
         shutil.copyfile(folders.plan, aside / "docs/plan.yaml")
         shutil.copyfile(folders.schedule, aside / "docs/schedule.yaml")
@@ -44,43 +45,6 @@ def run(experiment: str) -> None:
     with written_aside(folders.model.with_suffix(".zip")) as aside:
         write_zip(folders.model, aside)
     print(f"package: {folders.model} and {folders.model}.zip")
-
-
-def model_card(experiment: str, index: Index, plan: dict[str, Any], metrics: dict[str, Any],
-               postprocessing: str = "") -> str:
-    """Returns the part of the model card that is about this model: data, training, postprocessing, scores."""
-    split = main_split(index)
-    scores_of = metrics[split]
-    grid = f"{plan['spacing_mm']} mm" if index.has_spacing else "the pictures' own pixels, whose size is not known"
-    lines = [
-        f"\n## This model: {experiment}\n",
-        f"- Data: {index.dataset} ({index.modality}), {index.counts} cases; licence: {index.licence}.",
-        f"- Network: {plan['network_def']['_target_']}, patch {plan['patch_size']} at {grid}; "
-        f"{plan['iterations']} iterations of {plan['batch_size'] * plan['accumulation'] * plan['processes']} patches.",
-        *_about_ensemble(index, metrics),
-        *([f"- {postprocessing}"] if postprocessing else []),
-        f"- {'Test' if split == 'test' else 'Out-of-fold'} scores over {scores_of['cases']} cases, in each scan's own "
-        "space:\n",
-        "| label | Dice | recall | precision |",
-        "|---|---|---|---|",
-    ]
-    for label in index.labels:
-        scores = " | ".join(_score(scores_of[name].get(label)) for name in ("dice", "recall", "precision"))
-        lines.append(f"| {label} | {scores} |")
-    return "\n".join(lines) + "\n"
-
-
-def _about_ensemble(index: Index, metrics: dict[str, Any]) -> list[str]:
-    if not index.folds:
-        return []
-    out_of_fold = metrics["validation"]
-    return [
-        f"- An ensemble of {index.folds} networks, each trained without another fold of the patients; their mean "
-        f"decides, in {index.folds} times the time of one. `--members 0` lets the first alone decide, `--members 0,2` "
-        "two.",
-        f"- Out of fold, each case segmented by the one network that did not see it: mean Dice "
-        f"{_score(out_of_fold['dice']['mean'])} over {out_of_fold['cases']} cases.",
-    ]
 
 
 def write_zip(folder: Path, target: Path) -> None:
@@ -109,7 +73,3 @@ def _provenance(experiment: str, index: Index) -> dict[str, Any]:
 def _checksums(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return "".join(f"{sha256_of_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-
-
-def _score(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.3f}"

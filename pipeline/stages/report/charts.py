@@ -1,13 +1,17 @@
 """What charts are drawn from: axes with round ticks, curves, counts by size."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
+from pipeline.records.statistics import Interval, share_interval
 from pipeline.records.summaries import size_class, size_classes
-from pipeline.records.tables import LesionScore, TrainingPoint
+from pipeline.records.tables import CaseScore, LesionScore, TrainingPoint
 from pipeline.stages.report.wording import Units
 
+LIMITS = 1.96  # standard deviations, between which 95% of a normal distribution lie
 
 @dataclass(frozen=True)
 class Axis:
@@ -50,11 +54,56 @@ def curves_of(points: tuple[TrainingPoint, ...], folds: list[tuple[TrainingPoint
     }
 
 
-def recall_by_size(lesions: list[LesionScore], edges_mm: tuple[float, ...], units: Units) -> list[tuple[str, int, int]]:
-    """Returns (size class, lesions found, lesions) of the classes that have lesions, smallest first."""
+@dataclass(frozen=True)
+class SizeClass:
+    """How many lesions of one class of sizes there are and are found, with the 95% interval of the share."""
+
+    name: str
+    found: int
+    count: int
+    interval: Interval
+
+
+def recall_by_size(lesions: list[LesionScore], edges_mm: tuple[float, ...], units: Units) -> list[SizeClass]:
+    """Returns the classes that have lesions, smallest first."""
     rows = []
     for name in size_classes(edges_mm):
         group = [lesion.found for lesion in lesions if size_class(lesion.diameter_mm, edges_mm) == name]
         if group:
-            rows.append((name.replace("mm", units.length), sum(group), len(group)))
+            shown = name.replace("mm", units.length)
+            rows.append(SizeClass(shown, sum(group), len(group), share_interval(sum(group), len(group))))
     return rows
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted against true volumes of one label: a point (case, mean of both, predicted minus true) for each case.
+
+    `low` and `high` are the 95% limits of agreement: 1.96 standard deviations from the mean difference `bias`; NaN of
+    fewer than two cases. Volumes are in the report's own unit.
+
+    Source: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8.
+    """
+
+    label: str
+    points: list[tuple[str, float, float]]
+    bias: float
+    low: float
+    high: float
+    x_axis: Axis
+    y_axis: Axis
+
+
+def agreement_of(label: str, scores: Sequence[CaseScore], units: Units) -> Agreement | None:
+    """Returns the agreement over the cases with the label in truth or prediction; lost scans have no prediction."""
+    rows = [row for row in scores if row.label == label and row.status not in ("failed", "both empty")]
+    if not rows:
+        return None
+    points = [(row.case_id, units.a_ml * (row.truth_ml + row.prediction_ml) / 2,
+               units.a_ml * (row.prediction_ml - row.truth_ml)) for row in rows]
+    differences = [difference for _, _, difference in points]
+    bias = fmean(differences)
+    spread = LIMITS * stdev(differences) if len(rows) > 1 else math.nan
+    seen = [value for value in (*differences, bias - spread, bias + spread, 0.0) if math.isfinite(value)]
+    return Agreement(label, points, bias, bias - spread, bias + spread,
+                     axis_over([0.0, *(mean for _, mean, _ in points)]), axis_over(seen))
