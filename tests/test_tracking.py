@@ -10,32 +10,20 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from tiny_runs import CURVE, enter_store_of_its_own, tiny_content
 
 from pipeline import tracking
 from pipeline.records.errors import InputError
 from pipeline.records.runs import RunContent
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-CURVE = {"train_loss": [(10, 1.5), (20, 1.0)]}
 
 
 @pytest.fixture
 def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContent:
     """What a tiny experiment would hand over, in a working directory of its own."""
-    monkeypatch.chdir(tmp_path)
-    # Set first: MLflow sets it too, and undoing the deletion alone would leave its value to later tests.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    model = tmp_path / "models/tiny"
-    model.mkdir(parents=True)
-    (model / "weights").write_text("w")
-    table = tmp_path / "cases.csv"
-    table.write_text("case_id,dice\na,0.5\n")
-    return RunContent(
-        digest="d1", tags={"git_commit": "c0ffee"}, params={"iterations": "20"}, metrics={"test.dice.mean": 0.5},
-        curves=CURVE, artifacts={table: "tables"}, table={"case_id": ["a"], "dice": [0.5]}, dataset_name="tiny",
-        dataset_digest="9" * 64, model_folder=model, requirements=["monai==1.6.1"],
-    )
+    enter_store_of_its_own(tmp_path, monkeypatch)
+    return tiny_content(tmp_path)
 
 
 def client() -> MlflowClient:
