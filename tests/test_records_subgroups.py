@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,18 @@ def test_metrics_hold_what_differs_or_what_is_asked_for() -> None:
     assert found["subgroups"]["scanner"]["B"]["dice"]["mean"] == 0.8
     asked = summarise(rows, [], index=index, settings=EvaluationSettings(subgroups=("orientation",)))["test"]
     assert {name: group["cases"] for name, group in asked["subgroups"]["orientation"].items()} == {"RAS": 3}
+
+
+def test_folds_vary_by_the_standard_deviation_of_their_means() -> None:
+    cases = tuple(cases_with("fold", 0, 0, 1, 2, None))
+    rows = [score(f"c{i}", dice) for i, dice in enumerate((0.5, 0.7, 0.7, 0.8, 0.1))]
+    index = Index("tiny", "data/raw/tiny", "CT", "CC0-1.0", {"organ": 1}, cases)
+    # 0.6, 0.7 and 0.8; the case of no fold is none.
+    found = summarise(rows, [], index=index, settings=EvaluationSettings())["test"]["between_folds"]
+    assert found["dice"] == pytest.approx(0.1)
+    without = Index("tiny", "data/raw/tiny", "CT", "CC0-1.0", {"organ": 1}, tuple(cases_with("fold", None)))
+    alone = summarise(rows[:1], [], index=without, settings=EvaluationSettings())["test"]["between_folds"]
+    assert math.isnan(alone["dice"])
 
 
 def test_quartiles_are_of_the_defined_scores() -> None:

@@ -80,6 +80,7 @@ def test_without_test_cases_everything_is_about_out_of_fold_scores(
     assert len((WORK / "plots/dice_by_case.csv").read_text().splitlines()) == 6
     html, markdown = reported()
     assert "Mean out-of-fold Dice" in html
+    assert "(standard deviation over 2 folds)" in html
     assert "1 of 2 scans lost" not in html
     assert "2 of 5 scans lost" in html
     assert "No case is kept to test the ensemble on." in markdown

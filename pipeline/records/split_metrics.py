@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline.records.index import Index, Split
 from pipeline.records.quality import foresight
 from pipeline.records.settings import EvaluationSettings
 from pipeline.records.statistics import mean_intervals, share_interval
-from pipeline.records.subgroups import USUAL, group_scores
+from pipeline.records.subgroups import NONE, USUAL, group_scores
 from pipeline.records.summaries import mean_of_defined, size_class, size_classes
 from pipeline.records.tables import CaseScore, LesionScore, of_labels
 
@@ -57,6 +58,7 @@ def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore]
         "quartiles": {name: {label: _quartiles([getattr(row, name) for row in rows])
                              for label, rows in by_label.items()} for name in WITH_QUARTILES},
         "subgroups": _subgroups(of_labels(scores), index, settings),
+        "between_folds": _between_folds(of_labels(scores), index),
         "foresight": asdict(foresight(scores, settings.low_dice)),
         "present": counts(lambda row: row.truth_ml > 0),
         "empty": counts(lambda row: row.status == "both empty"),
@@ -100,6 +102,15 @@ def _subgroups(rows: Sequence[CaseScore], index: Index, settings: EvaluationSett
     grouped = {column: group_scores(rows, cases, column) for column in columns}
     return {column: {name: _summarise_group(group, tuple(index.labels)) for name, group in groups.items() if group}
             for column, groups in grouped.items() if settings.subgroups is not None or len(groups) > 1}
+
+
+def _between_folds(rows: Sequence[CaseScore], index: Index) -> dict[str, float]:
+    """Returns the standard deviation of the folds' mean Dice and recall; NaN where there are no two folds."""
+    labels = tuple(index.labels)
+    groups = group_scores(rows, {case.case_id: case for case in index.cases}, "fold") if index.folds else {}
+    folds = [_summarise_group(group, labels) for name, group in groups.items() if name != NONE]
+    means = {name: [fold[name][OVERALL] for fold in folds] for name in ("dice", "recall")}
+    return {name: stdev(values) if len(values) > 1 else math.nan for name, values in means.items()}
 
 
 def _summarise_group(rows: Sequence[CaseScore], labels: tuple[str, ...]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pipeline.records.tables import CaseScore
 
 # More numbers than these are put into thirds.
 MOST_VALUES = 4
+NONE = "none"  # the group of cases that have no value
 TRUTH_ML = "truth_ml"
 COLUMNS: dict[str, Callable[[IndexedCase], str | float | None]] = {
     "fold": lambda case: case.fold,
@@ -53,7 +54,7 @@ def group_scores(rows: Sequence[CaseScore], cases: Mapping[str, IndexedCase],
 def _value(case: IndexedCase, column: str) -> str | float:
     found = COLUMNS[column](case) if column in COLUMNS else case.attributes.get(column)
     if found is None:
-        return "none"
+        return NONE
     # What a table of attributes has is text.
     return _number(found) if isinstance(found, str) else round(float(found), 3)
 
