@@ -124,7 +124,7 @@ def test_the_ensemble_segments_with_the_mean_of_its_members(project: Project, tm
     assert np.abs(together - first).max() > 1e-2
 
 
-def test_the_report_and_the_run_know_the_folds(project: Project) -> None:
+def test_the_report_and_the_runs_know_the_folds(project: Project) -> None:
     from mlflow import MlflowClient
 
     page = (project.root / "reports" / NAME / "index.html").read_text()
@@ -132,9 +132,18 @@ def test_the_report_and_the_run_know_the_folds(project: Project) -> None:
     assert "Out of fold" in page
     client = MlflowClient(tracking_uri=f"sqlite:///{project.root / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name(NAME).experiment_id])
-    assert len(runs) == 1
-    for name in ("train_loss", "train_loss.fold0", "train_loss.fold1"):
-        assert len(client.get_metric_history(runs[0].info.run_id, name)) == 2, name  # epochs
+    parent, = (run for run in runs if "segline.fold" not in run.data.tags)
+    children = {run.data.tags["segline.fold"]: run for run in runs if run is not parent}
+    assert children.keys() == {"0", "1"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 2  # epochs
+    for run in children.values():  # fed while it was trained
+        assert any(item.path.endswith(".png") for item in client.list_artifacts(run.info.run_id, "images"))
+        assert run.data.metrics.keys() >= {"out_of_fold.dice", "network_share"}
+    dice = [children[fold].data.metrics["out_of_fold.dice"] for fold in ("0", "1")]
+    assert parent.data.metrics["folds.out_of_fold.dice.mean"] == pytest.approx(sum(dice) / 2)
     assert len(client.search_model_versions(f"name='segline-{NAME}'")) == 1
 
 

@@ -1,5 +1,6 @@
 """Pictures of validation cases: the same cases each time, outlines at their places, and no effect on a training."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ from ignite.engine import Engine
 from mlflow import MlflowClient
 from tiny_training import Fault, make_training
 
-from pipeline import tracking
 from pipeline.engine.cache import CachedCase
 from pipeline.engine.validation_pictures import ValidationPictures, spread
 from pipeline.imaging.comparisons import AGREEMENT, PREDICTION, TRUTH
+from pipeline.tracking.store import store_uri
 
 PIXELS = 384  # of the longest side
 
@@ -106,7 +107,7 @@ def test_few_are_all_shown() -> None:
 
 
 @pytest.mark.parametrize("dims", [3, 2])
-def test_a_training_that_is_watched_and_killed_ends_with_the_bytes_of_one_that_nobody_saw(
+def test_a_training_that_is_watched_and_stopped_ends_with_the_bytes_of_one_that_nobody_saw(
     dims: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unseen = make_training(tmp_path / "unseen", dims=dims)
@@ -114,11 +115,11 @@ def test_a_training_that_is_watched_and_killed_ends_with_the_bytes_of_one_that_n
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    run_id = MlflowClient(tracking.store_uri()).create_run(
-        MlflowClient(tracking.store_uri()).create_experiment("tiny", artifact_location=(tmp_path / "kept").as_uri())
+    run_id = MlflowClient(store_uri()).create_run(
+        MlflowClient(store_uri()).create_experiment("tiny", artifact_location=(tmp_path / "kept").as_uri())
     ).info.run_id
     watched = make_training(tmp_path / "watched", dims=dims, tracking_run_id=run_id)
-    watched.run(Fault("BACKWARD_COMPLETED", 10))
+    watched.run(Fault("BACKWARD_COMPLETED", 10, signal.SIGTERM))
     ended = watched.run()
     assert ended.exit_code == 0
     assert "MLflow" not in ended.output
@@ -126,7 +127,7 @@ def test_a_training_that_is_watched_and_killed_ends_with_the_bytes_of_one_that_n
     assert watched.weights.read_bytes() == unseen.weights.read_bytes()
     assert watched.history.read_bytes() == unseen.history.read_bytes()
 
-    client = MlflowClient(tracking.store_uri())
+    client = MlflowClient(store_uri())
     names = [Path(item.path).name for item in client.list_artifacts(run_id, "images") if item.path.endswith("png")]
     # Three epochs of four steps, validated after the second and the last.
     assert sorted(name.split("+timestamp")[0] for name in names) == [

@@ -47,7 +47,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(train, "lineage_of_training", lambda _: "lineage")
-        patch.setattr(train.tracking, "start_run", lambda *_, **__: None)
+        patch.setattr(train.live, "start_run", lambda *_, **__: None)
         for stage in (audit, plan, preprocess, schedule, train, evaluate, report):
             stage.run("tiny")
     return root

@@ -32,8 +32,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
     monkeypatch.setattr(train, "read_schedule", lambda _: SimpleNamespace(batch_size=4, accumulation=1))
     monkeypatch.setattr(train, "lineage_of_training", lambda _: "l1")
     monkeypatch.setattr(train, "count_folds", lambda _: 0)
-    monkeypatch.setattr(train.tracking, "start_run", lambda _, lineage, **__: f"run-{lineage}")
-    monkeypatch.setattr(train.tracking, "system_metrics", lambda *_: nullcontext())
+    monkeypatch.setattr(train.live, "start_run", lambda _, lineage, fold: f"run-{lineage}-{fold}")
+    monkeypatch.setattr(train.live, "feeding", lambda *_: nullcontext())
     return made
 
 
@@ -42,7 +42,7 @@ def test_what_a_training_goes_on_from_is_named_by_its_lineage_and_outside_of_its
 ) -> None:
     train.run("tiny")
     assert calls[0]["resume_file"] == "work/.resume/tiny/l1"
-    assert calls[0]["tracking_run_id"] == "run-l1"
+    assert calls[0]["tracking_run_id"] == "run-l1-None"
     assert Path("work/tiny/bundle/model.pt").read_text() == "weights"
 
 
@@ -73,14 +73,14 @@ def test_a_training_that_did_not_end_leaves_its_checkpoint_and_no_bundle(
     assert list(Path("work/tiny").iterdir()) == []
 
 
-def test_the_machines_load_is_followed_while_a_network_is_trained_and_not_after_a_failure(
+def test_a_run_is_fed_while_a_network_is_trained_and_not_after_a_failure(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
 
     @contextmanager
-    def system_metrics(run_id: str | None, fold: int | None) -> Iterator[None]:
-        seen.append((run_id, fold))
+    def feeding(run_id: str | None) -> Iterator[None]:
+        seen.append(run_id)
         try:
             yield
         finally:
@@ -90,12 +90,12 @@ def test_the_machines_load_is_followed_while_a_network_is_trained_and_not_after_
         seen.append("training")
         raise SystemExit(143)
 
-    monkeypatch.setattr(train.tracking, "system_metrics", system_metrics)
+    monkeypatch.setattr(train.live, "feeding", feeding)
     monkeypatch.setattr(train, "run_training", run_training)
     monkeypatch.setattr(train, "count_folds", lambda _: 2)
     with pytest.raises(SystemExit):
         train.run("tiny.fold1")
-    assert seen == [("run-l1", 1), "training", "finished"]
+    assert seen == ["run-l1-1", "training", "finished"]
 
 
 def test_bundles_of_killed_trainings_are_removed_and_nothing_of_other_stages(calls: list[dict[str, Any]]) -> None:

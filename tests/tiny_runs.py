@@ -1,11 +1,18 @@
 """What a tiny experiment would hand over to MLflow, with a bundle whose segmentation is known by hand."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from tiny_bundle import write_bundle
 
-from pipeline.records.runs import RunContent
+from pipeline.records.runs import FoldContent, RunContent
+from pipeline.tracking.live import IMPATIENT
 
 CURVE = {"train_loss": [(10, 1.5), (20, 1.0)]}
 
@@ -16,6 +23,34 @@ def enter_store_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     # Set first: MLflow sets it too, and undoing the deletion alone would leave its value to later tests.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    be_impatient(monkeypatch)
+    shutil.copyfile(_empty_store(), folder / "mlflow.db")
+
+
+@cache
+def _empty_store() -> Path:
+    """Returns a store without runs: MLflow takes seconds to make one."""
+    path = Path(tempfile.mkdtemp(prefix="segline-mlflow-")) / "mlflow.db"
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets what `start_run` would set for the whole process."""
+    for name, value in IMPATIENT.items():
+        monkeypatch.setenv(name, value)
+
+
+def runs_of(client: MlflowClient, experiment: str) -> list[Run]:
+    """Returns the runs of an experiment, the newest first."""
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id]))
+
+
+def points_of(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
+    """Returns the points (step, value) of a curve."""
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
 
 
 def tiny_content(folder: Path) -> RunContent:
@@ -29,3 +64,13 @@ def tiny_content(folder: Path) -> RunContent:
         curves=CURVE, artifacts={table: "tables", report: "report"}, table={"case_id": ["a"], "dice": [0.5]},
         dataset_name="tiny", dataset_digest="9" * 64, model_folder=model, requirements=["monai==1.6.1"],
     )
+
+
+def fold_content(folder: Path, fold: int, *, loss: float, dice: float) -> FoldContent:
+    """Returns the content of a fold's run, whose validation ended with a Dice of `dice`, out of fold 0.1 less."""
+    history = folder / f"history.fold{fold}.csv"
+    history.write_text("iteration\n")
+    return FoldContent(
+        tags={"git_commit": "c0ffee"}, params={"iterations": "20", "fold": str(fold)},
+        metrics={"out_of_fold.dice": dice - 0.1}, artifacts={history: "tables"},
+        curves={"train_loss": [(10, loss), (20, loss / 2)], "validation_dice": [(20, dice)]})

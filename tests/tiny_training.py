@@ -27,6 +27,7 @@ from pipeline.bundle import run_training
 from pipeline.engine.cache import CachedCase, write_manifest
 from pipeline.engine.ranks import process_group
 from pipeline.records.errors import InputError
+from pipeline.tracking.live import feeding
 
 CONFIGS = Path(__file__).parents[1] / "bundles/segmentation/configs"
 EPOCHS, EPOCH_LENGTH, BATCH = 3, 4, 2
@@ -178,7 +179,7 @@ def _train(root: Path, faults: Sequence[Fault], key: str, log: Path, launched: d
                                 {"_target_": f"tiny_training_faults.make_{number}"})
             overrides["train#handlers"] = handlers
         try:
-            with process_group():
+            with process_group(), feeding(yaml.safe_load(config.read_text())["tracking_run_id"]):
                 run_training(root / "bundle", overrides=overrides)
         except InputError as error:  # as the command line does
             print(f"error: {error}")

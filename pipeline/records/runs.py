@@ -1,27 +1,36 @@
 """What a complete run of an experiment consists of, whatever keeps it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 
-@dataclass(frozen=True)
-class RunContent:
-    """Everything a complete run holds.
+@dataclass(frozen=True, kw_only=True)
+class FoldContent:
+    """Everything that the complete run of one training holds.
 
     `curves` maps a name to (step, value) pairs. `artifacts` maps a file to the folder it gets in the run.
-    `model_folder` is the trained bundle to register, `digest` stands for all of the content.
     """
 
-    digest: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     curves: Mapping[str, Sequence[tuple[int, float]]]
     artifacts: Mapping[Path, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContent(FoldContent):
+    """Everything that a complete run of an experiment holds, and those of its folds by their number.
+
+    `model_folder` is the trained bundle to register, `digest` stands for all of the content.
+    """
+
+    digest: str
     table: Mapping[str, Sequence[Any]]
     dataset_name: str
     dataset_digest: str
     model_folder: Path
     requirements: Sequence[str]
+    folds: Mapping[int, FoldContent] = field(default_factory=dict)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from pipeline import tracking
 from pipeline.bundle import assemble_bundle, run_training
 from pipeline.engine.cache import count_folds
 from pipeline.engine.launch import START_AGAIN, launch
@@ -26,6 +25,7 @@ from pipeline.records.lineage import lineage_of_training
 from pipeline.records.plan import read_plan
 from pipeline.records.schedule import read_schedule
 from pipeline.records.trainings import Training, refuse_other_folds, training_named
+from pipeline.tracking import live
 
 
 def run(name: str, *, processes: int | None = None) -> None:
@@ -55,7 +55,7 @@ def _train(training: Training, folders: ExperimentFolders) -> None:
     experiment, fold = training.experiment, training.fold
     lineage = lineage_of_training(experiment)
     _check_alike(lineage)
-    run_id = tracking.start_run(experiment, lineage=lineage, fold=fold) if is_writer() else None
+    run_id = live.start_run(experiment, lineage=lineage, fold=fold) if is_writer() else None
     overrides = {
         "dataset_dir": str(folders.cache),
         "fold": fold,
@@ -64,7 +64,7 @@ def _train(training: Training, folders: ExperimentFolders) -> None:
         # Named by all that could change the weights, so that no other training goes on from it.
         "resume_file": str(folders.resume / lineage),
     }
-    with _bundle_aside(folders.bundle) as aside, tracking.system_metrics(run_id, fold):
+    with _bundle_aside(folders.bundle) as aside, live.feeding(run_id):
         _train_in_parts(folders, aside, parts_file=folders.resume / f"{lineage}.json", overrides=overrides)
     # Not before the bundle is in its place; checkpoints of other plans have had their time as well.
     if is_writer():
