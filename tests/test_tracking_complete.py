@@ -1,8 +1,11 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.data.schema import TensorDatasetSchema
 from tiny_runs import CURVE, enter_store_of_its_own, fold_content, points_of, runs_of, tiny_content
 
 from pipeline.records.errors import InputError
@@ -46,10 +49,26 @@ def test_a_run_is_complete_and_tracking_again_adds_nothing(content: RunContent) 
     assert run.data.metrics["test.dice.mean"] == 0.5
     assert run.data.tags["git_commit"] == "c0ffee"
     assert points_of(client(), run_id, "train_loss") == CURVE["train_loss"]
-    assert run.inputs.dataset_inputs[0].dataset.digest == "9" * 36
     tables = {item.path for item in client().list_artifacts(run_id, "tables")}
     assert tables == {"tables/cases.csv", "tables/cases.json"}
     assert [version.run_id for version in client().search_model_versions("name='segline-tiny'")] == [run_id]
+
+
+def test_the_data_is_kept_as_mlflows_datasets_by_what_it_is_for(content: RunContent) -> None:
+    complete_run("tiny", lineage="l1", content=content)
+    run_id = complete_run("tiny", lineage="l1", content=replace(content, digest="d2"))
+    inputs = {one.tags[0].value: one for one in client().get_run(run_id).inputs.dataset_inputs}
+    assert inputs.keys() == {"training", "evaluation"}
+    tested = inputs["evaluation"]
+    assert (tested.dataset.name, tested.dataset.digest) == ("tiny", "9" * 36)
+    assert {tag.key: tag.value for tag in tested.tags} == {
+        "mlflow.data.context": "evaluation", "segline.data_digest": "9" * 64}
+    assert mlflow.data.get_source(tested).uri == "data/raw/tiny"
+    assert json.loads(tested.dataset.profile) == {
+        "cases": 2, "patients": 2, "cases_with_label": {"organ": 1}, "modality": "CT", "labels": {"organ": 1}}
+    schema = TensorDatasetSchema.from_dict(json.loads(tested.dataset.schema))
+    assert [(spec.name, spec.type, spec.shape) for spec in (*schema.features, *schema.targets)] == [
+        ("image", "float32", (-1, -1, -1)), ("label", "uint8", (-1, -1, -1))]
 
 
 def test_a_second_evaluation_replaces_the_first_even_if_it_is_worse(content: RunContent) -> None:

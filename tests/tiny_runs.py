@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from tiny_bundle import write_bundle
 
-from pipeline.records.runs import FoldContent, RunContent
+from pipeline.records.runs import DatasetContent, FoldContent, RunContent
 from pipeline.tracking.live import IMPATIENT
 
 CURVE = {"train_loss": [(10, 1.5), (20, 1.0)]}
@@ -62,7 +62,8 @@ def tiny_content(folder: Path) -> RunContent:
     return RunContent(
         digest="d1", tags={"git_commit": "c0ffee"}, params={"iterations": "20"}, metrics={"test.dice.mean": 0.5},
         curves=CURVE, artifacts={table: "tables", report: "report"}, table={"case_id": ["a"], "dice": [0.5]},
-        dataset_name="tiny", dataset_digest="9" * 64, model_folder=model, requirements=["monai==1.6.1"],
+        datasets=[dataset_content("training", "8" * 64, 4), dataset_content("evaluation", "9" * 64, 2)],
+        model_folder=model, requirements=["monai==1.6.1"],
     )
 
 
@@ -73,4 +74,12 @@ def fold_content(folder: Path, fold: int, *, loss: float, dice: float) -> FoldCo
     return FoldContent(
         tags={"git_commit": "c0ffee"}, params={"iterations": "20", "fold": str(fold)},
         metrics={"out_of_fold.dice": dice - 0.1}, artifacts={history: "tables"},
-        curves={"train_loss": [(10, loss), (20, loss / 2)], "validation_dice": [(20, dice)]})
+        curves={"train_loss": [(10, loss), (20, loss / 2)], "validation_dice": [(20, dice)]},
+        datasets=[dataset_content("validation", f"{fold}" * 64, 2)])
+
+
+def dataset_content(context: str, digest: str, cases: int) -> DatasetContent:
+    """Returns so many cases of as many patients, half of which have the label."""
+    counts = {"cases": cases, "patients": cases, "cases_with_label": {"organ": cases // 2}}
+    return DatasetContent(name="tiny", context=context, digest=digest, root="data/raw/tiny", modality="CT",
+                          channels=["image"], labels={"organ": 1}, counts=counts)

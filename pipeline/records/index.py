@@ -1,6 +1,7 @@
 """The index: the audited list of cases that every later stage reads instead of folders."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +93,12 @@ class Index:
     @property
     def data_digest(self) -> str:
         """SHA-256 over the contents of all images and labels, in index order."""
-        return sha256_of_text("\n".join(f"{c.case_id} {c.image_sha256} {c.label_sha256}" for c in self.cases))
+        return digest_of(self.cases)
+
+
+def digest_of(cases: Iterable[IndexedCase]) -> str:
+    """Returns the SHA-256 over the contents of the cases' images and labels, in their order."""
+    return sha256_of_text("\n".join(f"{c.case_id} {c.image_sha256} {c.label_sha256}" for c in cases))
 
 
 def main_split(index: Index) -> Split:

@@ -7,6 +7,25 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetContent:
+    """The cases that a run used for one purpose, without anything about one of them.
+
+    `context` is ``training``, ``validation`` or ``evaluation``; `root` is relative to the repository; `digest` is of
+    the contents of all images and labels. `channels` name an image's, `labels` the values of a label map, which has
+    one channel and the image's grid. `counts` are of cases, of patients and of cases with a label.
+    """
+
+    name: str
+    context: str
+    digest: str
+    root: str
+    modality: str
+    channels: Sequence[str]
+    labels: Mapping[str, int]
+    counts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FoldContent:
     """Everything that the complete run of one training holds.
 
@@ -18,6 +37,7 @@ class FoldContent:
     metrics: Mapping[str, float]
     curves: Mapping[str, Sequence[tuple[int, float]]]
     artifacts: Mapping[Path, str]
+    datasets: Sequence[DatasetContent]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +49,6 @@ class RunContent(FoldContent):
 
     digest: str
     table: Mapping[str, Sequence[Any]]
-    dataset_name: str
-    dataset_digest: str
     model_folder: Path
     requirements: Sequence[str]
     folds: Mapping[int, FoldContent] = field(default_factory=dict)

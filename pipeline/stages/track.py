@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from pipeline.records.bundles import (
 )
 from pipeline.records.files import sha256_of_file, sha256_of_text, write_json
 from pipeline.records.folders import ExperimentFolders
-from pipeline.records.index import read_index
+from pipeline.records.index import SPLITS, Index, IndexedCase, digest_of, read_index
 from pipeline.records.lineage import git_commit, lineage_of_training
-from pipeline.records.runs import FoldContent, RunContent
+from pipeline.records.runs import DatasetContent, FoldContent, RunContent
+from pipeline.records.summaries import mean_of_defined
+from pipeline.records.tables import CaseScore, of_labels, read_table
 from pipeline.tracking.complete import complete_run
 from pipeline.tracking.store import metric_name, printable_store
 
@@ -46,24 +49,22 @@ def collect_content(folders: ExperimentFolders) -> RunContent:
             for name, value in yaml.safe_load(path.read_text(encoding="utf-8")).items() if name != "measured"}
     plan |= batches_of_training(folders.bundle)
     metadata = json.loads((folders.model / "configs/metadata.json").read_text(encoding="utf-8"))
-    artifacts, metrics = _artifacts(folders), _numbers(folders.metrics)
+    artifacts = _artifacts(folders)
     params = {name: text[:6000] for name, text in flatten(plan)}
-    # Of the state, whatever run has them.
-    tags = {"data_digest": index.data_digest, "git_commit": git_commit()}
-    folds = folds_of(folders.bundle, metrics, tags=tags, params=params)
+    folds = {fold: _fold_content(folders.bundle, fold, index=index, params=params, scores=out_of_fold(
+        read_table(folders.case_table, CaseScore), index, fold)) for fold in members_of(folders.bundle / WEIGHTS)}
     kept = [*artifacts, *(file for fold in folds.values() for file in fold.artifacts)]
     packages = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"],
                 **metadata["required_packages_version"]}
     return RunContent(
         digest=sha256_of_text("".join(sha256_of_file(file) for file in kept)),
-        tags=tags | {"weights_sha256": joint_digest(list(recorded_digests(folders.bundle).values()))},
+        tags=_tags(index, joint_digest(list(recorded_digests(folders.bundle).values()))),
         params=params,
-        metrics={name: float(text) for name, text in flatten(metrics)},
+        metrics={name: float(text) for name, text in flatten(_numbers(folders.metrics))},
         curves=read_curves(folders.history),
         artifacts=artifacts,
         table=_columns(folders.case_table),
-        dataset_name=index.dataset,
-        dataset_digest=index.data_digest,
+        datasets=datasets_of(index),
         model_folder=folders.model,
         requirements=[f"{name}=={version}" for name, version in packages.items()],
         folds=folds,
@@ -91,30 +92,51 @@ def read_curves(history: Path) -> dict[str, list[tuple[int, float]]]:
             for name in rows[0] if name not in STEPS} if rows else {}
 
 
-def folds_of(
-    bundle: Path, metrics: Mapping[str, Any], *, tags: Mapping[str, str], params: Mapping[str, str]
-) -> dict[int, FoldContent]:
-    """Returns the content of each fold's run, by the members of an ensemble; none for other bundles.
+def datasets_of(index: Index, fold: int | None = None) -> list[DatasetContent]:
+    """Returns the data of an experiment's run, or of a fold's, by what it is for; a purpose without cases is left out.
 
-    Args:
-        bundle: the trained one, which keeps its members' curves.
-        metrics: of the evaluation, where the out-of-fold scores by fold are among the subgroups.
-        tags: of all of them, as `params`.
+    Of an experiment with folds all cases that are not tested on are for training.
     """
-    digests = recorded_digests(bundle)
-    return {fold: FoldContent(
-        tags={**tags, "weights_sha256": digests[weights_of_member(bundle / WEIGHTS, fold).name]},
-        params={**params, "fold": str(fold)}, metrics=out_of_fold(metrics, fold),
-        curves=read_curves(history_of_member(bundle, fold)), artifacts={history_of_member(bundle, fold): "tables"},
-    ) for fold in members_of(bundle / WEIGHTS)}
+    purposes = dict(zip(("training", "validation", "evaluation"), map(index.in_split, SPLITS), strict=True))
+    if fold is not None:
+        seen = tuple(case for case in index.in_split("train") if case.fold != fold)
+        purposes = {"training": seen, "validation": tuple(case for case in index.cases if case.fold == fold)}
+    return [_dataset_content(index, cases, context) for context, cases in purposes.items() if cases]
 
 
-def out_of_fold(metrics: Mapping[str, Any], fold: int) -> dict[str, float]:
-    """Returns the mean scores of the cases that a fold's network did not see; none where they were not asked for."""
-    groups = metrics.get("validation", {}).get("subgroups", {}).get("fold", {})
-    scores = groups.get(str(fold), {})
-    return {f"out_of_fold.{name}": float(scores[name]["mean"]) for name in ("dice", "recall")
-            if "mean" in scores.get(name, {})}
+def _dataset_content(index: Index, cases: Sequence[IndexedCase], context: str) -> DatasetContent:
+    counts = {"cases": len(cases), "patients": len({case.patient for case in cases}),
+              "cases_with_label": {label: sum(case.label_voxels.get(label, 0) > 0 for case in cases)
+                                   for label in index.labels}}
+    return DatasetContent(name=index.dataset, context=context, digest=digest_of(cases), root=index.root,
+                          modality=index.modality, channels=index.channels, labels=index.labels, counts=counts)
+
+
+def _fold_content(
+    bundle: Path, fold: int, *, index: Index, params: Mapping[str, str], scores: Mapping[str, float]
+) -> FoldContent:
+    """Returns the content of a fold's run; an ensemble's bundle keeps its members' curves and digests."""
+    history, weights = history_of_member(bundle, fold), weights_of_member(bundle / WEIGHTS, fold).name
+    return FoldContent(tags=_tags(index, recorded_digests(bundle)[weights]), params={**params, "fold": str(fold)},
+                       metrics=scores, curves=read_curves(history), artifacts={history: "tables"},
+                       datasets=datasets_of(index, fold))
+
+
+def out_of_fold(rows: Sequence[CaseScore], index: Index, fold: int) -> dict[str, float]:
+    """Returns the mean Dice and recall of the cases that a fold's network did not see, as metrics.json takes means.
+
+    What is undefined is left out.
+    """
+    unseen = {case.case_id for case in index.cases if case.fold == fold}
+    own = [row for row in of_labels(rows) if row.case_id in unseen]
+    means = {f"out_of_fold.{name}": mean_of_defined(
+        mean_of_defined(getattr(row, name) for row in own if row.label == label) for label in index.labels)
+        for name in ("dice", "recall")}
+    return {name: mean for name, mean in means.items() if not math.isnan(mean)}
+
+
+def _tags(index: Index, weights_sha256: str) -> dict[str, str]:
+    return {"data_digest": index.data_digest, "git_commit": git_commit(), "weights_sha256": weights_sha256}
 
 
 def _numbers(metrics: Path) -> dict[str, Any]:

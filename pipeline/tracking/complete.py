@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.records.errors import InputError
 from pipeline.records.runs import FoldContent, RunContent
+from pipeline.tracking.datasets import input_of
 from pipeline.tracking.models import register
 from pipeline.tracking.store import (
     BATCH,
@@ -39,7 +40,7 @@ def complete_run(experiment: str, *, lineage: str, content: RunContent) -> str:
         if client.get_run(run_id).data.tags.get(TRACKED) != content.digest:
             _fill(client, run_id, content)
             client.log_batch(run_id, metrics=_metrics(over_folds(list(content.folds.values()))))
-            _log_inputs(client, run_id, content)
+            client.log_table(run_id, data=dict(content.table), artifact_file="tables/cases.json")
             _complete_folds(client, experiment, lineage, content.folds)
             register(client, experiment, run_id, content)
             client.set_terminated(run_id, "FINISHED")
@@ -82,6 +83,7 @@ def _fill(client: "MlflowClient", run_id: str, content: FoldContent) -> None:
     tags = [RunTag(name, value) for name, value in content.tags.items()]
     client.log_batch(run_id, metrics=_metrics(content.metrics), params=params, tags=tags)
     _log_unknown_points(client, run_id, content.curves)
+    client.log_inputs(run_id, [input_of(dataset) for dataset in content.datasets])
     for file, folder in content.artifacts.items():
         client.log_artifact(run_id, str(file), folder)
 
@@ -92,14 +94,6 @@ def _metrics(values: Mapping[str, float]) -> list[object]:
     # The latest time wins, so that a second evaluation of the same training replaces the first.
     now = now_ms()
     return [Metric(name, value, now, 0) for name, value in values.items()]
-
-
-def _log_inputs(client: "MlflowClient", run_id: str, content: RunContent) -> None:
-    from mlflow.entities import Dataset, DatasetInput
-
-    dataset = Dataset(content.dataset_name, content.dataset_digest[:36], "local", content.dataset_name)
-    client.log_inputs(run_id, [DatasetInput(dataset)])
-    client.log_table(run_id, data=dict(content.table), artifact_file="tables/cases.json")
 
 
 def _log_unknown_points(
