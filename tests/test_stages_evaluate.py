@@ -73,6 +73,7 @@ def test_how_sure_the_model_is_is_set_against_how_often_it_is_right() -> None:
     right = (1440 - 17) / 1440
     assert read_table(WORK / "calibration.csv", CalibrationStep)[-1] == CalibrationStep(
         "test", 0.8, pytest.approx(right, abs=1e-6), 1440)
+    assert (WORK / "plots/reliability.csv").read_text() == f"confidence,right\n0.800000,{right:.6f}\n"
     test = read_metrics(WORK / "metrics.json")["test"]
     assert test["calibration"]["ece"] == pytest.approx(right - 0.8, abs=1e-6)
     # What was expected of t1 is (0.7 + 0.9) / 2, of t2 0.95; it is (0.75 + 16 / 17) / 2 and 1. The lost scan has none.
@@ -170,7 +171,8 @@ def test_without_lesion_labels_the_lesion_table_is_a_header() -> None:
     Path("configs/tiny/evaluation.yaml").write_text("pictures: 1\n")
     evaluate.run("tiny")
     assert (WORK / "lesions.csv").read_text() == "case_id,split,label,volume_ml,diameter_mm,x,y,z,found\n"
-    assert sorted(path.name for path in (WORK / "plots").iterdir()) == ["dice_by_case.csv", "volumes.csv"]
+    assert sorted(path.name for path in (WORK / "plots").iterdir()) == [
+        "dice_by_case.csv", "reliability.csv", "volumes.csv"]
 
 
 @pytest.mark.usefixtures("experiment")
@@ -185,7 +187,7 @@ def test_plots_rank_test_cases() -> None:
 
 @pytest.mark.usefixtures("experiment")
 def test_a_rerun_gives_the_same_bytes() -> None:
-    names = ("cases.csv", "lesions.csv", "metrics.json", "plots/dice_by_case.csv")
+    names = ("cases.csv", "lesions.csv", "calibration.csv", "metrics.json", "plots/dice_by_case.csv")
     evaluate.run("tiny")
     first = [(WORK / name).read_bytes() for name in names]
     evaluate.run("tiny")

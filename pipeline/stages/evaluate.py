@@ -66,6 +66,8 @@ def run(experiment: str) -> None:
     main = main_split(index)
     with folder_written_aside(folders.plots) as plots:
         _write_plots(plots, [row for row in scores if row.split == main], metrics[main]["lesion_recall"])
+        _write_plot(plots / "reliability.csv", ("confidence", "right"),
+                    [(f"{sure:.6f}", f"{right:.6f}") for sure, right, _ in calibration.by_split[main].curve])
     dice, count, lost = (metrics[main][key] for key in ("dice", "cases", "failed"))
     print(f"evaluate: mean {'test' if main == 'test' else 'out-of-fold'} Dice {dice['mean']:.3f} over {count} cases, "
           f"{lost} lost; details in {folders.metrics}")

@@ -161,7 +161,7 @@ def _columns(table: Path) -> dict[str, list[str]]:
 
 def _artifacts(folders: ExperimentFolders) -> dict[Path, str]:
     tables = [folders.index, folders.plan, folders.schedule, folders.fingerprint, folders.audit_json,
-              folders.case_table, folders.lesion_table, folders.metrics, folders.history]
+              folders.case_table, folders.lesion_table, folders.calibration_table, folders.metrics, folders.history]
     report = sorted(path for path in folders.report.iterdir() if path.is_file())
     pictures = sorted(folders.predictions.glob("*/preview.png"))
     named = dict.fromkeys(tables, "tables") | dict.fromkeys(report, "report")
