@@ -60,7 +60,7 @@ def test_what_is_told_again_after_a_lack_of_memory_is_sent_once() -> None:
 def test_without_a_run_curves_go_nowhere() -> None:
     before = threading.active_count()
     with live.feeding(None):
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         live.publisher_of_curves(None)({"train_loss": 1.0}, 1)
         live.publisher_of_pictures(None)("validation/a", PICTURE, 1)
     assert live.publisher_of_curves(None) is live.publisher_of_curves(None)
@@ -103,7 +103,7 @@ def test_the_machines_load_is_followed_until_training_ends_or_fails(
     assert [name for name in found if not kinds.fullmatch(name)] == []
     steps = [step for step, _ in points_of(client(), run_id, "system/cpu_utilization_percentage")]
     assert steps == list(range(len(steps)))
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # a thread of a test before this one may end meanwhile
     assert capsys.readouterr().err == ""
 
 
