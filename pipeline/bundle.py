@@ -166,31 +166,3 @@ def segment(bundle_root: Path, scans: Mapping[str, Path], *, output_dir: Path, *
     locations = tuple(ScanLocation(name=name, path=path, relative=path.name) for name, path in scans.items())
     segmenter = open_segmenter(bundle_root, **overrides)
     return list(segmenter.segment_found(Found(locations, {}, ()), output_dir))
-
-
-class RegisteredBundle:
-    """A trained bundle as MLflow's model registry hands it out: `mlflow.pyfunc.load_model(...).predict(table)`."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def predict(self, table: Any, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:  # noqa: ARG002
-        """Segments the scan in each row of a table with the columns `scan` and `output_dir`, both paths.
-
-        Returns:
-            For each scan its input, status, output folder and volumes in mL, in order.
-        """
-        from pipeline.imaging.discovery import find_scans
-
-        segmenter, rule = open_segmenter(self.root), series_rule_of(self.root)
-        results = []
-        for scan, output_dir in zip(table["scan"], table["output_dir"], strict=True):
-            results += segmenter.segment_found(find_scans(Path(scan), rule=rule), Path(output_dir))
-        return [{"input": result.relative, "status": result.status, "message": result.message,
-                 "folder": str(result.folder) if result.folder else None, "volumes_ml": dict(result.volumes_ml)}
-                for result in results]
-
-
-def _load_pyfunc(data_path: str) -> RegisteredBundle:
-    """Where MLflow enters: it calls this by name with the folder of the registered bundle."""
-    return RegisteredBundle(Path(data_path))

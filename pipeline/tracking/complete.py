@@ -42,7 +42,7 @@ def complete_run(experiment: str, *, lineage: str, content: RunContent) -> str:
             client.log_batch(run_id, metrics=_metrics(over_folds(list(content.folds.values()))))
             client.log_table(run_id, data=dict(content.table), artifact_file="tables/cases.json")
             _complete_folds(client, experiment, lineage, content.folds)
-            register(client, experiment, run_id, content)
+            register(client, experiment, run_id, lineage=lineage, content=content)
             client.set_terminated(run_id, "FINISHED")
             client.set_tag(run_id, TRACKED, content.digest)
         return run_id
