@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_runs import tiny_content
 from tiny_scores import score
 
 from pipeline.commands import compare
 from pipeline.records.errors import InputError
 from pipeline.records.tables import CaseScore, write_table
+from pipeline.tracking.complete import complete_run
+from pipeline.tracking.models import champion_of
 
 A = [score(f"c{i:02}", 0.6) for i in range(12)]
 B = [score(f"c{i:02}", 0.7 + i / 1000) for i in range(12)]
@@ -24,7 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def arguments(a: str = "old", b: str = "new", **given: object) -> Namespace:
-    return Namespace(**{"a": a, "b": b, "metrics": list(compare.METRICS), "split": None, "output": None, **given})
+    return Namespace(**{"a": a, "b": b, "metrics": list(compare.METRICS), "split": None, "output": None,
+                        "promote": False, **given})
 
 
 def test_it_says_which_run_is_better_and_writes_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +63,55 @@ def test_runs_on_other_scans_or_truths_are_refused(rows: list[CaseScore], reason
     with pytest.raises(InputError) as refused:
         compare.run(arguments())
     assert refused.value.reason == reason
+
+
+@pytest.fixture
+def champion(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A champion whose run has the scores `A`, and the experiment `new` with another version; returns its model."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setattr(compare, "lineage_of_training", lambda _: "lineage-b")
+    Path("work/new/index.json").write_text("{}")
+    for lineage, rows in (("lineage-a", A), ("lineage-b", B)):
+        Path(lineage).mkdir()
+        content = tiny_content(folder / lineage)
+        write_table(folder / lineage / "cases.csv", CaseScore, rows)
+        complete_run("new", lineage=lineage, content=content)
+    assert champion_of("new") == "lineage-a"
+    return "segline-new"
+
+
+def test_the_champion_gives_way_to_what_is_better_only_when_told_to(
+    champion: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare.run(arguments(a="champion"))
+    assert "# new (B) against champion (A)" in capsys.readouterr().out
+    assert champion_of("new") == "lineage-a"
+    compare.run(arguments(a="champion", promote=True))
+    assert capsys.readouterr().out.endswith("new is the champion now: version 2 of segline-new.\n")
+    assert champion_of("new") == "lineage-b"
+    compare.run(arguments(a="champion", promote=True))
+    assert capsys.readouterr().out.endswith("new is the champion already.\n")
+
+
+@pytest.mark.parametrize("rows", [A, [replace(row, recall=0.3) for row in B]], ids=["no better", "worse recall"])
+@pytest.mark.usefixtures("champion")
+def test_the_champion_stays_where_dice_is_no_better_or_recall_is_worse(
+    rows: list[CaseScore], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(Path("work/new/cases.csv"), CaseScore, rows)
+    compare.run(arguments(a="champion", promote=True))
+    assert "The champion stays" in capsys.readouterr().out
+    assert champion_of("new") == "lineage-a"
+
+
+def test_without_a_champion_or_an_experiment_nothing_is_promoted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    with pytest.raises(InputError, match="the champion of new: no such model in MLflow"):
+        compare.run(arguments(a="champion"))
+    with pytest.raises(InputError, match="--promote: old against new; expected champion EXPERIMENT"):
+        compare.run(arguments(promote=True))
 
 
 def test_an_experiment_without_results_is_one_line() -> None:

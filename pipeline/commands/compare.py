@@ -10,9 +10,11 @@ from pipeline.records.errors import InputError
 from pipeline.records.files import write_text
 from pipeline.records.folders import ExperimentFolders
 from pipeline.records.index import Split
+from pipeline.records.lineage import lineage_of_training
 from pipeline.records.paired import HIGHER_IS_BETTER, compare_runs, markdown_of
 from pipeline.records.tables import CaseScore, read_table, table_in
 
+CHAMPION = "champion"
 METRICS = ("dice", "recall", "nsd")
 ROUNDING_ML = 2e-6  # of the six decimals in a table
 HOW = ("Mean differences over the scans of both, with 95% intervals by bootstrap over patients; p by exchanging the\n"
@@ -23,8 +25,9 @@ HOW = ("Mean differences over the scans of both, with 95% intervals by bootstrap
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     where = "an experiment, EXPERIMENT@REVISION of git, or the path of a cases.csv"
-    parser.add_argument("a", metavar="A", help=where)
-    parser.add_argument("b", metavar="B", help="the same")
+    parser.add_argument("a", metavar="A", help=f"{where}; `{CHAMPION}`: the champion of B's registered model")
+    parser.add_argument("b", metavar="B", help=where)
+    parser.add_argument("--promote", action="store_true", help="makes B the champion if it is better; A is `champion`")
     parser.add_argument("--metrics", nargs="+", choices=sorted(HIGHER_IS_BETTER), default=list(METRICS))
     parser.add_argument("--split", choices=("test", "validation"), help="whose scans (default: test if both have it)")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="writes there what is printed")
@@ -36,7 +39,12 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: a table is missing or damaged, or the runs have no scan with the same truth in common.
     """
-    tables = [read_scores(name) for name in (arguments.a, arguments.b)]
+    if arguments.promote and (arguments.a != CHAMPION or not ExperimentFolders(arguments.b).index.is_file()):
+        raise InputError("--promote", found=f"{arguments.a} against {arguments.b}", wanted="champion EXPERIMENT",
+                         remedy=f"write `compare champion {arguments.b.partition('@')[0]} --promote`",
+                         reason="no-promotion")
+    tables = [read_champion(arguments.b) if arguments.a == CHAMPION else read_scores(arguments.a),
+              read_scores(arguments.b)]
     split = arguments.split or common_split(tables)
     a, b = scans_of_both(tables[0], tables[1], split=split, names=(arguments.a, arguments.b))
     differences = [one for metric in arguments.metrics for one in compare_runs(a, b, metric)]
@@ -45,6 +53,44 @@ def run(arguments: argparse.Namespace) -> None:
     print(text, end="")
     if arguments.output:
         write_text(arguments.output, text)
+    if arguments.promote:
+        print(f"\n{promoted(arguments.b, is_better(a, b))}")
+
+
+def is_better(a: Sequence[CaseScore], b: Sequence[CaseScore]) -> bool:
+    """Returns whether B has shown a better mean Dice, and no worse recall: a miss costs more than a false find."""
+    dice, recall = (compare_runs(a, b, metric)[:1] for metric in ("dice", "recall"))
+    return any(one.verdict == "better" for one in dice) and not any(one.verdict == "worse" for one in recall)
+
+
+def promoted(experiment: str, is_shown_better: bool) -> str:
+    """Returns which version is the champion, after B has become it where it was shown to be better."""
+    from pipeline.tracking.models import champion_of, model_name, move_champion
+
+    lineage = lineage_of_training(experiment)
+    if champion_of(experiment) == lineage:
+        return f"{experiment} is the champion already."
+    if not is_shown_better:
+        return "The champion stays: no better mean Dice is shown, or recall is worse."
+    return f"{experiment} is the champion now: version {move_champion(experiment, lineage=lineage)} of " \
+           f"{model_name(experiment)}."
+
+
+def read_champion(experiment: str) -> tuple[CaseScore, ...]:
+    """Reads the table of the champion's run from MLflow.
+
+    Raises:
+        InputError: ``no-champion``, ``tracking-store``, ``bad-table``.
+    """
+    from pipeline.tracking.models import champion_table
+
+    name = experiment.partition("@")[0]
+    where = f"the champion of {name}"
+    text = champion_table(name)
+    if text is None:
+        raise InputError(where, found="no such model in MLflow", wanted="a run that the track stage completed",
+                         remedy=f"run `make repro EXPERIMENT={name}` first", reason="no-champion")
+    return table_in(io.StringIO(text), CaseScore, where=where)
 
 
 def read_scores(name: str) -> tuple[CaseScore, ...]:

@@ -6,6 +6,7 @@ The newest is MLflow's own ``models:/NAME/latest`` and needs no alias.
 
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records.errors import InputError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION = "champion"
+CASE_TABLE = "tables/cases.csv"  # among a run's artifacts
 
 
 def model_name(experiment: str) -> str:
@@ -48,6 +50,26 @@ def champion_of(experiment: str) -> str | None:
         models = client.search_registered_models(f"name='{name}'")
         version = dict(models[0].aliases).get(CHAMPION) if models else None
         return None if version is None else str(client.get_model_version(name, version).tags[LINEAGE])
+    except Exception as error:
+        raise _store_trouble(error) from error
+
+
+def champion_table(experiment: str) -> str | None:
+    """Returns cases.csv of the champion's run as text, or None where the experiment has no champion.
+
+    Raises:
+        InputError: ``tracking-store``: the store cannot be reached, or has lost the table.
+    """
+    name = model_name(experiment)
+    try:
+        client = open_client()
+        models = client.search_registered_models(f"name='{name}'")
+        version = dict(models[0].aliases).get(CHAMPION) if models else None
+        if version is None:
+            return None
+        with TemporaryDirectory() as folder:
+            run_id = client.get_model_version(name, version).run_id
+            return Path(client.download_artifacts(run_id, CASE_TABLE, folder)).read_text(encoding="utf-8")
     except Exception as error:
         raise _store_trouble(error) from error
 
