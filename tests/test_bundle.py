@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,13 @@ def test_the_exported_network_gives_what_the_network_gives(tmp_path: Path, archi
     image = torch.rand(1, 1, *parser["patch_size"], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(exported(image), network(image))
+
+
+def test_a_bundle_names_every_package_that_inference_needs() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    named = json.loads((TEMPLATE / "configs/metadata.json").read_text())["required_packages_version"]
+    # MONAI's schema has entries of their own for these three.
+    assert {re.match(r"[\w-]+", text)[0] for text in asked} == {*named, "monai", "torch", "numpy"}
 
 
 def test_training_and_inference_preprocess_alike(bundle: Path) -> None:

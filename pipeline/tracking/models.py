@@ -5,11 +5,13 @@ The newest is MLflow's own ``models:/NAME/latest`` and needs no alias.
 """
 
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records.errors import InputError
+from pipeline.records.files import write_text
 from pipeline.records.runs import RunContent
 from pipeline.tracking.store import LINEAGE, line_of, open_client, printable_store
 
@@ -32,10 +34,10 @@ def register(client: "MlflowClient", experiment: str, run_id: str, *, lineage: s
     """
     name = model_name(experiment)
     found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    version = str(found[0].version if found else _log_model(name, run_id, content))
-    client.set_model_version_tag(name, version, LINEAGE, lineage)
+    number = str(found[0].version if found else _log_model(name, run_id, content))
+    client.set_model_version_tag(name, number, LINEAGE, lineage)
     if CHAMPION not in client.get_registered_model(name).aliases:
-        client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_registered_model_alias(name, CHAMPION, number)
 
 
 def champion_of(experiment: str) -> str | None:
@@ -48,8 +50,8 @@ def champion_of(experiment: str) -> str | None:
     try:
         client = open_client()
         models = client.search_registered_models(f"name='{name}'")
-        version = dict(models[0].aliases).get(CHAMPION) if models else None
-        return None if version is None else str(client.get_model_version(name, version).tags[LINEAGE])
+        number = dict(models[0].aliases).get(CHAMPION) if models else None
+        return None if number is None else str(client.get_model_version(name, number).tags[LINEAGE])
     except Exception as error:
         raise _store_trouble(error) from error
 
@@ -100,14 +102,26 @@ def _log_model(name: str, run_id: str, content: RunContent) -> Any:
     """Returns the number of the new version: the bundle and the project's own code as files, nothing pickled."""
     import mlflow
 
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+    with mlflow.start_run(run_id=run_id), TemporaryDirectory() as folder, warnings.catch_warnings():
         # It would be segmented now, and a scan of a patient is nothing to keep with a model.
         warnings.filterwarnings("ignore", message=".*input example")
         return mlflow.pyfunc.log_model(
             name="model", loader_module="pipeline.registered_bundle", data_path=str(content.model_folder),
-            code_paths=[str(Path(__file__).parents[1])], pip_requirements=list(content.requirements),
+            code_paths=[str(Path(__file__).parents[1]), str(_write_own_metadata(Path(folder)))],
+            pip_requirements=list(content.requirements),
             signature=_signature(), registered_model_name=name,
         ).registered_model_version
+
+
+def _write_own_metadata(folder: Path) -> Path:
+    """Returns what tells Python the version of the code beside it, where the project is not installed.
+
+    Source: Core metadata specifications, packaging.python.org.
+    """
+    found = version("segline")
+    written = folder / f"segline-{found}.dist-info"
+    write_text(written / "METADATA", f"Metadata-Version: 2.1\nName: segline\nVersion: {found}\n")
+    return written
 
 
 def _signature() -> Any:
