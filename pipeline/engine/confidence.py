@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.windows import Box
+from pipeline.engine.windows import Box, box_around
 from pipeline.records.confidence import DECIMALS, UNSURE_SHARE
 
 # Around what is predicted: farther away its probability is next to nothing.
@@ -45,7 +45,7 @@ def expected_dice(logits: torch.Tensor, temperature: float = 1.0) -> list[float]
 
     Source: soft Dice confidence, Borges et al. 2024, arXiv:2402.10665.
     """
-    box = box_around((logits[1:] > logits[0]).amax(dim=0), logits.shape[1:])
+    box = wide_box((logits[1:] > logits[0]).amax(dim=0))
     if box is None:
         return [math.nan] * (len(logits) - 1)
     inside = thinned(logits[(slice(None), *box)])
@@ -65,17 +65,14 @@ def quality_of(expected: Sequence[float]) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def box_around(mask: torch.Tensor, shape: Sequence[int]) -> Box | None:
+def wide_box(mask: torch.Tensor) -> Box | None:
     """Returns the box around the true voxels, widened by `MARGIN_VOXELS` as far as the volume goes; None of none."""
-    parts = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = torch.nonzero(mask.amax(dim=others)).flatten()
-        if not len(occupied):
-            return None
-        parts.append(slice(max(0, int(occupied[0]) - MARGIN_VOXELS),
-                           min(shape[axis], int(occupied[-1]) + 1 + MARGIN_VOXELS)))
-    return parts[0], parts[1], parts[2]
+    box = box_around(mask)
+    if box is None:
+        return None
+    # A slice ends where the volume does.
+    first, second, third = (slice(max(0, part.start - MARGIN_VOXELS), part.stop + MARGIN_VOXELS) for part in box)
+    return first, second, third
 
 
 def thinned(volume: torch.Tensor) -> torch.Tensor:

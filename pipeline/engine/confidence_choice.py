@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pipeline.calibration import Reliability
 from pipeline.engine.cache import CachedCase
-from pipeline.engine.confidence import box_around, expected_dice, quality_of, rounded, thinned
+from pipeline.engine.confidence import expected_dice, quality_of, rounded, thinned, wide_box
 from pipeline.records.confidence import DECIMALS, least_quality
 
 # From half to four times as unsure, in steps of 9 percent.
@@ -47,7 +47,7 @@ class ConfidenceChoice:
         true = torch.as_tensor(truth).to(logits.device)
         predicted = (logits[1:] > logits[0]).amax(dim=0)
         self.present.append([bool((true == number).any()) for number in range(1, len(logits))])
-        box = box_around(predicted | (true > 0), logits.shape[1:])
+        box = wide_box(predicted | (true > 0))
         if box is None:
             return
         inside, wanted = thinned(logits[(slice(None), *box)]), thinned(true[box][None])[0].long().flatten()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.engine.windows import Box
+from pipeline.engine.windows import Box, box_around
 from pipeline.imaging.resampling import Regrid, interpolate, interpolation_matrix
 
 # Scan voxels that are interpolated at once: small enough for the cache's sake, large enough for the matrix product's.
@@ -36,7 +36,7 @@ def label_scan(logits: torch.Tensor, regrid: Regrid, *, values: Sequence[int]) -
         values: of the classes 1, 2, ... in the label map, rising.
     """
     turned = _in_memory_order(logits, regrid)
-    boxes = [_box_around(scores > turned[0]) for scores in turned[1:]]
+    boxes = [box_around(scores > turned[0]) for scores in turned[1:]]
     matrices = _matrices(regrid, logits.device)
     regions = [None if box is None else _scan_box(box, matrices) for box in boxes]
     whole = _union(regions)
@@ -116,18 +116,6 @@ def _needed(matrix: torch.Tensor, rows: slice) -> slice:
     """Returns the columns that the rows weigh."""
     columns = torch.nonzero((matrix[rows] > 0).any(dim=0)).flatten()
     return slice(int(columns[0]), int(columns[-1]) + 1)
-
-
-def _box_around(mask: torch.Tensor) -> Box | None:
-    """Returns the smallest box that holds all true voxels; None where there is none."""
-    ranges = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = torch.nonzero(mask.amax(dim=others)).flatten()
-        if not len(occupied):
-            return None
-        ranges.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return ranges[0], ranges[1], ranges[2]
 
 
 def _scan_box(box: Box, matrices: Sequence[torch.Tensor]) -> Box | None:

@@ -142,3 +142,15 @@ def _laid(weights: torch.Tensor, axis: int, starts: Sequence[int], size: int) ->
     for start in starts:
         result.narrow(axis, start, edge).add_(weights)
     return result
+
+
+def box_around(mask: torch.Tensor) -> Box | None:
+    """Returns the smallest box that holds all true voxels; None where there is none."""
+    ranges = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied = torch.nonzero(mask.amax(dim=others)).flatten()
+        if not len(occupied):
+            return None
+        ranges.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return ranges[0], ranges[1], ranges[2]
