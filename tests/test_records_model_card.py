@@ -14,7 +14,7 @@ def test_the_model_card_says_where_a_score_is_not_defined() -> None:
     assert "| lesion | not defined | not defined | not defined |" in card
     assert "9 iterations of 12 patches" in card  # 2 in each of 2 parts in each of 3 processes
     assert "licence: CC0" in card
-    assert "- For: Research: organ, lesion in CT scans like those of the data below.\n- Not for: Diagnosis" in card
+    assert "- For: Research: organ, lesion in CT scans like those of its data.\n- Not for: Diagnosis" in card
     assert "- Scores: Test: mean Dice 0.950, recall 0.950 over 4 cases" in card
     assert "component" not in card
     card = markdown_card("liver_3d", INDEX, PLAN, {"test": test}, "The largest component is kept.")

@@ -151,6 +151,7 @@ def test_limits_of_agreement_by_hand() -> None:
     found = agreement_of("organ", [*rows, score("lost", 0.0, status="failed"), absent("d")], Units())
     assert found is not None
     # Differences of 1, 2 and -1: their standard deviation is the root of 7/3.
+    assert found.volumes == [("a", 10.0, 11.0), ("b", 10.0, 12.0), ("c", 10.0, 9.0)]
     assert [point[1:] for point in found.points] == [(10.5, 1.0), (11.0, 2.0), (9.5, -1.0)]
     assert (found.bias, found.high - found.bias) == (pytest.approx(2 / 3), pytest.approx(1.96 * (7 / 3) ** 0.5))
     assert agreement_of("organ", [absent("d")], Units()) is None
@@ -166,7 +167,7 @@ def test_the_page_says_on_which_data_and_what_was_run() -> None:
                      "1 × 1 × 2 mm", "not-finite error imagesTr/x9.nii.gz 3 voxels <nan>", "slice_axis none",
                      "_target_: UNet", "ab12cd", "the last point are kept (best: 0.812 at iteration 200)",
                      "iterations 40", "batch_size 2", "accumulation 4",
-                     "Research: organ, lesion in CT scans like those of the data below.", "Diagnosis, treatment or any",
+                     "Research: organ, lesion in CT scans like those of its data.", "Diagnosis, treatment or any",
                      "Only the largest component of organ is kept, as bundle.yaml says.",
                      "Training loss, last 0.500", "Research use only"):
         assert expected in text
@@ -193,11 +194,11 @@ def test_pictures_and_charts_have_alternative_texts() -> None:
     assert alternatives[3:] == [f"{case}, three planes with both outlines" for case in ("v1", "t1", "t2")]
     assert "Dice organ 0.750, lesion 0.941" in alternatives[1]
     charts = [svg["aria-label"] for svg in content.all("svg")]
-    # Dice by case, volumes of two labels, reliability, expected Dice, ROC, loss and validation Dice.
-    assert len(charts) == 8
+    # Dice by case, volumes and their differences of two labels, reliability, expected Dice, ROC, loss, validation Dice.
+    assert len(charts) == 10
     assert all(charts)
-    # Five defined Dice values of test cases, one validation; three volumes, one step, two cases, three limits.
-    assert len(content.all("circle")) == 5 + 1 + 3 + 1 + 2 + 3
+    # Five defined Dice values of test cases, one validation; three volumes twice, one step, two cases, three limits.
+    assert len(content.all("circle")) == 5 + 1 + 2 * 3 + 1 + 2 + 3
 
 
 @pytest.mark.usefixtures("experiment")

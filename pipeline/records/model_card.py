@@ -20,7 +20,7 @@ def card_facts(index: Index, plan: dict[str, Any], metrics: dict[str, Any], post
     grid = f"{plan['spacing_mm']} mm" if index.has_spacing else "the pictures' own pixels, whose size is not known"
     patches = plan["batch_size"] * plan["accumulation"] * plan["processes"]
     facts = {
-        "For": f"Research: {', '.join(index.labels)} in {kind} like those of the data below.",
+        "For": f"Research: {', '.join(index.labels)} in {kind} like those of its data.",
         "Not for": "Diagnosis, treatment or any other clinical use: it is not a medical device. Other modalities, "
                    "protocols, ages or diseases than the data's: it was neither trained nor measured on them.",
         "Data": f"{index.dataset} ({index.modality}), {index.counts} cases; licence: {index.licence}.",

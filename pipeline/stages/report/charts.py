@@ -11,7 +11,9 @@ from pipeline.records.summaries import size_class, size_classes
 from pipeline.records.tables import CaseScore, LesionScore, TrainingPoint
 from pipeline.stages.report.wording import Units
 
-LIMITS = 1.96  # standard deviations, between which 95% of a normal distribution lie
+# Standard deviations, between which 95% of a normal distribution lie.
+LIMITS = 1.96
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -79,8 +81,9 @@ def recall_by_size(lesions: list[LesionScore], edges_mm: tuple[float, ...], unit
 class Agreement:
     """Predicted against true volumes of one label: a point (case, mean of both, predicted minus true) for each case.
 
-    `low` and `high` are the 95% limits of agreement: 1.96 standard deviations from the mean difference `bias`; NaN of
-    fewer than two cases. Volumes are in the report's own unit.
+    `volumes` are the same cases as (case, true, predicted), with one axis for both. `low` and `high` are the 95% limits
+    of agreement: 1.96 standard deviations from the mean difference `bias`; NaN of fewer than two cases. Volumes are in
+    the report's own unit.
 
     Source: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8.
     """
@@ -92,6 +95,8 @@ class Agreement:
     high: float
     x_axis: Axis
     y_axis: Axis
+    volumes: list[tuple[str, float, float]]
+    volume_axis: Axis
 
 
 def agreement_of(label: str, scores: Sequence[CaseScore], units: Units) -> Agreement | None:
@@ -99,11 +104,11 @@ def agreement_of(label: str, scores: Sequence[CaseScore], units: Units) -> Agree
     rows = [row for row in scores if row.label == label and row.status not in ("failed", "both empty")]
     if not rows:
         return None
-    points = [(row.case_id, units.a_ml * (row.truth_ml + row.prediction_ml) / 2,
-               units.a_ml * (row.prediction_ml - row.truth_ml)) for row in rows]
+    volumes = [(row.case_id, units.a_ml * row.truth_ml, units.a_ml * row.prediction_ml) for row in rows]
+    points = [(case, (true + predicted) / 2, predicted - true) for case, true, predicted in volumes]
     differences = [difference for _, _, difference in points]
     bias = fmean(differences)
     spread = LIMITS * stdev(differences) if len(rows) > 1 else math.nan
     seen = [value for value in (*differences, bias - spread, bias + spread, 0.0) if math.isfinite(value)]
-    return Agreement(label, points, bias, bias - spread, bias + spread,
-                     axis_over([0.0, *(mean for _, mean, _ in points)]), axis_over(seen))
+    return Agreement(label, points, bias, bias - spread, bias + spread, axis_over([mean for _, mean, _ in points]),
+                     axis_over(seen), volumes, axis_over([size for _, *both in volumes for size in both]))
