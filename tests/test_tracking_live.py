@@ -2,6 +2,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def client() -> MlflowClient:
     return MlflowClient(tracking_uri=store_uri())
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_killed_training_leaves_no_second_run() -> None:
@@ -94,7 +102,7 @@ def test_the_machines_load_is_followed_until_training_ends_or_fails(
     run_id = live.start_run("tiny", lineage="l1")
     before = threading.active_count()
     with pytest.raises(SystemExit), live.feeding(run_id):  # noqa: PT012
-        time.sleep(0.5)
+        until(lambda: len(live.FEEDS[run_id].points) > 20)  # of more than one reading
         raise SystemExit(143)
     found = {name for name in client().get_run(run_id).data.metrics if name.startswith("system/")}
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= found
@@ -111,13 +119,11 @@ def test_nothing_is_sent_before_the_network_is_trained(monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     run_id = live.start_run("tiny", lineage="l1")
     with live.feeding(run_id):
-        time.sleep(0.3)
-        assert len(live.FEEDS[run_id].points) > 0
+        until(lambda: len(live.FEEDS[run_id].points) > 0)
+        time.sleep(0.2)
         assert client().get_run(run_id).data.metrics == {}
         live.publisher_of_curves(run_id)({"train_loss": 1.0}, 1)
-        deadline = time.monotonic() + 30
-        while not client().get_run(run_id).data.metrics and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: client().get_run(run_id).data.metrics)
         assert client().get_run(run_id).data.metrics.keys() > {"train_loss"}
 
 
@@ -159,7 +165,7 @@ def test_what_the_store_refuses_for_good_holds_nothing_up(capsys: pytest.Capture
     run_id = live.start_run("tiny", lineage="l1")
     with live.feeding(run_id):
         live.publisher_of_curves(run_id)({"x" * 300: 1.0}, 1)  # a longer name than MLflow takes
-        time.sleep(0.5)
+        until(lambda: live.FEEDS[run_id].troubles)
         live.publisher_of_curves(run_id)({"train_loss": 1.0}, 1)
     assert client().get_run(run_id).data.metrics.keys() == {"train_loss"}
     assert "is refused in part" in capsys.readouterr().err
