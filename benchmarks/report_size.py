@@ -75,8 +75,9 @@ def make_experiment(count: int, shape: tuple[int, int, int]) -> None:
     write_index(WORK / "index.json", Index(NAME, ROOT.as_posix(), "CT", "CC0-1.0", LABELS, tuple(cases)))
     write_table(WORK / "history.csv", TrainingPoint,
                 [TrainingPoint(10 * i, i, 1 / i, 1 - 1 / i, 1e-3) for i in range(1, 100)])
-    texts = {"plan.yaml": "spacing_mm: [1, 1, 1]\npatch_size: [64, 64, 48]\nnetwork_def: {_target_: UNet}\n",
-             "schedule.yaml": "iterations: 990\nbatch_size: 2\naccumulation: 1\nprocesses: 1\n", "audit.json": "[]",
+    texts = {"plan.yaml": "spacing_mm: [1, 1, 1]\npatch_size: [64, 64, 48]\nprocesses: 1\n"
+                          "network_def: {_target_: UNet}\n",
+             "schedule.yaml": "iterations: 990\nbatch_size: 2\naccumulation: 1\n", "audit.json": "[]",
              "bundle/models/model.pt.sha256": "0" * 64 + "  model.pt\n"}
     for name, text in texts.items():
         (WORK / name).parent.mkdir(parents=True, exist_ok=True)
