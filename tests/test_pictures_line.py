@@ -18,6 +18,7 @@ from pipeline.imaging.nifti import write_nifti
 from pipeline.records.index import read_index
 from pipeline.records.plan import read_plan
 from pipeline.stages import audit, evaluate, plan, preprocess, report, schedule, train
+from pipeline.stages.report.wording import units_of
 
 PROJECT = Path(__file__).parent.parent
 NAMES = [f"p{number:02}" for number in range(10)]
@@ -122,8 +123,8 @@ def test_segmentations_are_pngs_of_the_picture_in_its_own_size(line: Path) -> No
 
 def test_the_report_speaks_of_pixels_and_shows_colours(line: Path) -> None:
     html = Path("reports/tiny/index.html").read_text()
-    assert "HD95 pixels" in html
-    assert "Truth pixels" in html
+    assert "HD95 <small>pixels</small>" in html
+    assert "Truth <small>pixels</small>" in html
     assert not re.search(r", mL|\d mL| mL<", html)
     assert "patient’s right" not in html
     assert "red, green, blue" in html
@@ -181,4 +182,4 @@ def test_spacing_of_data_yaml_counts_where_the_files_state_none(tmp_path: Path,
     assert index.has_spacing
     assert index.cases[0].spacing_mm == (0.5, 0.25, 1.0)
     assert read_plan(WORK / "plan.yaml").spacing_mm == (0.5, 0.25, -1.0)
-    assert report.units_of(index).size == "mm²"
+    assert units_of(index).size == "mm²"

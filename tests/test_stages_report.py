@@ -113,6 +113,8 @@ def test_the_page_says_how_sure_it_is() -> None:
     row = re.search(r"organ (0\.000 to 1\.000) .*? lesion (0\.000 to 0\.941) .*? (0\.50 ?0\.09 to 0\.91, 2 scans) "
                     r"(1\.00 ?0\.21 to 1\.00, 1 scan)", text)
     assert row is not None
+    # Quartiles of the organ's 0, 0.75 and 1, and of the lesion's 0 and 16/17.
+    assert re.search(r"a quarter above: .*? organ 0\.375 to 0\.875 .*? lesion 0\.235 to 0\.706", text)
     assert "lies within 1 mm of the other" in text
     assert "Of the predicted parts 1.00 touch a lesion (precision), F1 0.50; 0.00 parts a scan touch none." in text
     Path("configs/tiny/evaluation.yaml").write_text(EVALUATION + "surface_tolerance_mm: {lesion: 2.5}\n")
