@@ -1,8 +1,6 @@
 """What a tiny experiment would hand over to MLflow, with a bundle whose segmentation is known by hand."""
 
-import atexit
 import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -24,14 +22,13 @@ def enter_store_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     be_impatient(monkeypatch)
-    shutil.copyfile(_empty_store(), folder / "mlflow.db")
+    shutil.copyfile(_empty_store(folder.parent), folder / "mlflow.db")
 
 
 @cache
-def _empty_store() -> Path:
-    """Returns a store without runs: MLflow takes seconds to make one."""
-    path = Path(tempfile.mkdtemp(prefix="segline-mlflow-")) / "mlflow.db"
-    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+def _empty_store(folder: Path) -> Path:
+    """Returns a store without runs, in the folder that pytest gives to all tests: MLflow takes seconds to make one."""
+    path = folder / "empty-mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
