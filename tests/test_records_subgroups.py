@@ -29,6 +29,7 @@ def test_few_values_are_groups_of_their_own_in_their_order() -> None:
     assert grouped("largest_spacing_mm", *cases_with("spacing_mm", (1.0, 3.0, 2.0))) == {"3": ["c0"]}
     assert grouped("orientation", *cases_with("orientation", "RAS", "LPS")) == {"LPS": ["c1"], "RAS": ["c0"]}
     assert grouped("fold", *cases_with("fold", 1, None, 0)) == {"0": ["c2"], "1": ["c0"], "none": ["c1"]}
+    assert list(grouped("fold", *cases_with("fold", *range(12)))) == [str(fold) for fold in range(12)]
 
 
 def test_many_numbers_become_thirds() -> None:
@@ -72,12 +73,12 @@ def test_metrics_hold_what_differs_or_what_is_asked_for() -> None:
 
 
 def test_folds_vary_by_the_standard_deviation_of_their_means() -> None:
-    cases = tuple(cases_with("fold", 0, 0, 1, 2, None))
-    rows = [score(f"c{i}", dice) for i, dice in enumerate((0.5, 0.7, 0.7, 0.8, 0.1))]
+    cases = tuple(cases_with("fold", 0, 0, 1, 2, 3, 4, None))
+    rows = [score(f"c{i}", dice) for i, dice in enumerate((0.5, 0.7, 0.7, 0.8, 0.5, 0.9, 0.1))]
     index = Index("tiny", "data/raw/tiny", "CT", "CC0-1.0", {"organ": 1}, cases)
-    # 0.6, 0.7 and 0.8; the case of no fold is none.
+    # 0.6, 0.7, 0.8, 0.5 and 0.9, of which the squares about 0.7 add up to 0.1; the case of no fold is none.
     found = summarise(rows, [], index=index, settings=EvaluationSettings())["test"]["between_folds"]
-    assert found["dice"] == pytest.approx(0.1)
+    assert found["dice"] == pytest.approx((0.1 / 4) ** 0.5)
     without = Index("tiny", "data/raw/tiny", "CT", "CC0-1.0", {"organ": 1}, tuple(cases_with("fold", None)))
     alone = summarise(rows[:1], [], index=without, settings=EvaluationSettings())["test"]["between_folds"]
     assert math.isnan(alone["dice"])

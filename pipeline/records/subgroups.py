@@ -1,5 +1,6 @@
 """Scores by what the scans have in common: fold, orientation, spacing, size of what is sought, and attributes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -33,8 +34,8 @@ def group_scores(rows: Sequence[CaseScore], cases: Mapping[str, IndexedCase],
                  column: str) -> dict[str, list[CaseScore]]:
     """Returns the rows by the group of their case; groups in the order of their values.
 
-    Up to `MOST_VALUES` different numbers are groups of their own, more are put into thirds. By ``truth_ml`` each label
-    has its own thirds, of the rows whose truth has it.
+    Up to `MOST_VALUES` different numbers are groups of their own, more are put into thirds; each fold is a group. By
+    ``truth_ml`` each label has its own thirds, of the rows whose truth has it.
 
     Args:
         rows: scores of labels.
@@ -44,7 +45,7 @@ def group_scores(rows: Sequence[CaseScore], cases: Mapping[str, IndexedCase],
     if column == TRUTH_ML:
         return _by_size(rows)
     values = {row.case_id: _value(cases[row.case_id], column) for row in rows}
-    names = _names(set(values.values()))
+    names = _names(set(values.values()), most=math.inf if column == "fold" else MOST_VALUES)
     groups: dict[str, list[CaseScore]] = {name: [] for name in dict.fromkeys(names.values())}
     for row in rows:
         groups[names[values[row.case_id]]].append(row)
@@ -66,11 +67,11 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _names(values: set[str | float]) -> dict[str | float, str]:
-    """Returns what the group of each value is called; text after numbers."""
+def _names(values: set[str | float], *, most: float) -> dict[str | float, str]:
+    """Returns what the group of each value is called, more than so `most` numbers in thirds; text after numbers."""
     numbers = sorted(value for value in values if isinstance(value, float))
     texts = sorted(value for value in values if isinstance(value, str))
-    if len(numbers) <= MOST_VALUES:
+    if len(numbers) <= most:
         named: dict[str | float, str] = {number: f"{number:g}" for number in numbers}
     else:
         parts = [part for part in np.array_split(np.array(numbers), 3) if len(part)]

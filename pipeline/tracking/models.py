@@ -46,12 +46,9 @@ def champion_of(experiment: str) -> str | None:
     Raises:
         InputError: ``tracking-store``: the store cannot be reached.
     """
-    name = model_name(experiment)
     try:
-        client = open_client()
-        models = client.search_registered_models(f"name='{name}'")
-        number = dict(models[0].aliases).get(CHAMPION) if models else None
-        return None if number is None else str(client.get_model_version(name, number).tags[LINEAGE])
+        version = _champion(open_client(), experiment)
+        return None if version is None else str(version.tags[LINEAGE])
     except Exception as error:
         raise _store_trouble(error) from error
 
@@ -62,16 +59,13 @@ def champion_table(experiment: str) -> str | None:
     Raises:
         InputError: ``tracking-store``: the store cannot be reached, or has lost the table.
     """
-    name = model_name(experiment)
     try:
         client = open_client()
-        models = client.search_registered_models(f"name='{name}'")
-        version = dict(models[0].aliases).get(CHAMPION) if models else None
+        version = _champion(client, experiment)
         if version is None:
             return None
         with TemporaryDirectory() as folder:
-            run_id = client.get_model_version(name, version).run_id
-            return Path(client.download_artifacts(run_id, CASE_TABLE, folder)).read_text(encoding="utf-8")
+            return Path(client.download_artifacts(version.run_id, CASE_TABLE, folder)).read_text(encoding="utf-8")
     except Exception as error:
         raise _store_trouble(error) from error
 
@@ -96,6 +90,13 @@ def move_champion(experiment: str, *, lineage: str) -> str:
     raise InputError(f"{name} in {printable_store()}", found=f"no version of the state {lineage[:8]}",
                      wanted="one that the track stage has registered", reason="no-such-version",
                      remedy=f"run `python -m pipeline track --experiment {experiment}`")
+
+
+def _champion(client: "MlflowClient", experiment: str) -> Any:
+    name = model_name(experiment)
+    models = client.search_registered_models(f"name='{name}'")
+    version = dict(models[0].aliases).get(CHAMPION) if models else None
+    return None if version is None else client.get_model_version(name, version)
 
 
 def _log_model(name: str, run_id: str, content: RunContent) -> Any:
