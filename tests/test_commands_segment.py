@@ -66,6 +66,16 @@ def test_what_cannot_be_started_is_one_line_and_exit_code_2(tmp_path: Path, word
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--input", "--output_dir"])
+def test_an_empty_path_is_no_place(tmp_path: Path, option: str) -> None:
+    words = {"--input": "scans", "--output_dir": "out", option: ""}
+    given = [part for pair in words.items() for part in pair]
+    done = run_command("-m", "pipeline", "segment", "--bundle", "bundle", *given, folder=tmp_path)
+    assert done.returncode == 2
+    assert f"argument {option}" in done.stderr
+    assert "an empty path; is a variable not set?" in done.stderr
+
+
 def test_hidden_packages_can_be_imported_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "segline_hidden.py").write_text("value = 1\n")
     monkeypatch.syspath_prepend(tmp_path)

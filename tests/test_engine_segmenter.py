@@ -342,6 +342,25 @@ def test_output_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     assert caught.value.reason == "unwritable-output"
 
 
+def test_a_summary_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_bundle(tmp_path / "bundle", labels=CUBE_LABELS)
+    (tmp_path / "out/summary.json/in the way").mkdir(parents=True)
+    with pytest.raises(SystemExit) as ended:
+        segmenter_of(root, write_scan(tmp_path / "a.nii.gz", cube()), tmp_path / "out").run()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert "summary.json: cannot be written (" in line
+    assert (tmp_path / "out/a/segmentation.nii.gz").is_file()
+
+
+def test_the_terminal_says_what_is_doubtful(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz", cube())
+    root = write_bundle(tmp_path / "bundle", labels={"cube": 1}, least_quality=2.0)
+    segmenter_of(root, scan, tmp_path / "out").segment_all()
+    said = capsys.readouterr().out
+    assert "; low confidence: expected Dice 1.00: 95% of the validation scans have 2.00 or more" in said
+
+
 def test_monai_bundle_run_segments_a_folder_of_an_odd_name(tmp_path: Path) -> None:
     root = write_bundle(tmp_path / "bundle", labels=CUBE_LABELS, spacing_mm=(1.3, 1.3, 1.3))
     odd = "$1_000,x#y z"

@@ -107,6 +107,19 @@ def test_the_same_object_twice_counts_once(tmp_path: Path) -> None:
     assert len(survey_folder(folder).series[0].slices) == 3
 
 
+def test_slices_that_share_a_uid_are_no_copies(tmp_path: Path) -> None:
+    slices = [slice_dataset(number) for number in range(4)]
+    for content in slices:
+        content.SOPInstanceUID = content.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        content.InstanceNumber = "1"
+        content.ImagePositionPatient[2] = f"{float(content.ImagePositionPatient[2]):+08.3f}"
+    folder = write_slices(tmp_path / "series", slices)
+    assert len({path.stat().st_size for path in folder.iterdir()}) == 1
+    survey = survey_folder(folder)
+    assert (survey.set_aside, len(survey.series[0].slices)) == ({}, 4)
+    assert read_folder(folder).array.shape[2] == 4
+
+
 def test_files_without_preamble_are_read(tmp_path: Path) -> None:
     folder = two(tmp_path / "series")
     for path in folder.iterdir():

@@ -30,8 +30,8 @@ UNUSED = ("ignite", "matplotlib", "mlflow", "pandas", "scipy.signal", "skimage",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments: those of the bundle's inference config that a person chooses."""
     parser.add_argument("--bundle", type=Path, required=True, help="a trained bundle, for instance models/liver_3d")
-    parser.add_argument("--input", type=Path, required=True, help="a scan, a folder at any depth, or a zip archive")
-    parser.add_argument("--output_dir", "--output-dir", type=Path, required=True, help="gets a folder for each scan")
+    parser.add_argument("--input", type=_path, required=True, help="a scan, a folder at any depth, or a zip archive")
+    parser.add_argument("--output_dir", "--output-dir", type=_path, required=True, help="gets a folder for each scan")
     parser.add_argument("--series", help="which DICOM series: UID, number, part of the description, or all")
     # What is not given is left to the bundle.
     parser.add_argument("--members", default=argparse.SUPPRESS, metavar="N[,N]",
@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(*flags, action="store_true", default=argparse.SUPPRESS, help=HELP[name])
         else:
             parser.add_argument(*flags, choices=words, default=argparse.SUPPRESS, help=HELP[name])
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty path; is a variable not set?")
+    return Path(text)
 
 
 def run(arguments: argparse.Namespace) -> None:

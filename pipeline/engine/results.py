@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.engine.memory import is_out_of_memory
 from pipeline.records.errors import InputError
 from pipeline.records.files import write_json, written_aside
 
@@ -130,7 +131,8 @@ def line_of(result: ScanResult) -> str:
     sizes = ", ".join([*(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items()),
                        *(f"{name} {count} pixels" for name, count in result.pixels.items())])
     how = "done before" if result.is_earlier else f"{sum(result.seconds.values()):.1f} s"
-    doubt = "; low confidence, see report.json" if result.low_confidence else ""
+    said = ", ".join(result.warnings) or "see report.json"
+    doubt = f"; low confidence: {said}" if result.low_confidence else f"; {said}" if result.warnings else ""
     return f"{result.relative}: {sizes} ({how}){doubt}"
 
 
@@ -147,15 +149,15 @@ def reason_and_message(error: BaseException) -> tuple[str, str]:
     out too, for it may hold paths and with them names; where they were raised is not.
     """
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, (InputError, MemoryError)):
+    while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
     if isinstance(cause, InputError):
         message = f"{cause.found}; expected {cause.wanted}; {cause.remedy}"
         return cause.reason, " ".join(ABSOLUTE_PATH.sub("(path)", message).split())
-    if isinstance(cause, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+    if is_out_of_memory(error):
         return "out-of-memory", "not enough memory for this scan; crop it, or use a machine with more"
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return "disk-full", "no space left for the results; make room and go on with --resume True"
+        return "disk-full", "no space left for the results; make room and go on with --resume"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" in {Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
     return "unexpected-error", f"{type(error).__name__}{place}; please report it"

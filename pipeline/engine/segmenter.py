@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.imaging.dicom_codes import code_for
 from pipeline.imaging.dicom_seg import SegModel
 from pipeline.imaging.discovery import Found, Refused
 from pipeline.records.errors import InputError
-from pipeline.records.files import remove_unfinished
+from pipeline.records.files import ASIDE, remove_unfinished
 from pipeline.records.postprocessing import EVERYTHING
 
 # The summary of a long run is brought up to date this often, so that a killed run leaves one too.
@@ -91,8 +92,12 @@ class Segmenter:
         except InputError as error:
             print(" ".join(str(error).splitlines()), file=sys.stderr)
             raise SystemExit(2) from None
+        except OSError as error:  # of the summary: what goes wrong with a scan is that scan's result
+            print(f"{self.output_dir / SUMMARY}: cannot be written ({error.strerror}); expected a place for it; what "
+                  "is in the scans' folders is whole: make room and go on with --resume", file=sys.stderr)
+            raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print(f"interrupted; what is in {self.output_dir} is whole; go on with --resume True", file=sys.stderr)
+            print(f"interrupted; what is in {self.output_dir} is whole; go on with --resume", file=sys.stderr)
             raise SystemExit(130) from None
         failed = [result for result in results if result.status == "failed"]
         if failed:
@@ -174,6 +179,8 @@ class Segmenter:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=ASIDE, dir=folder):
+            pass  # before hours of work, not after
     except OSError as error:
         raise InputError(folder, found=f"no folder can be made ({error.strerror})", wanted="a folder for the results",
                          remedy="choose another --output_dir", reason="unwritable-output") from error

@@ -26,6 +26,7 @@ from pipeline.imaging.dicom_slices import (
     single_slice,
 )
 from pipeline.records.errors import InputError
+from pipeline.records.files import sha256_of_file
 
 __all__ = ["Series", "SliceHeader", "Survey", "is_dicom", "survey_files"]
 
@@ -90,7 +91,7 @@ def survey_files(files: Iterable[Path]) -> Survey:
     broken: dict[str, list[str]] = {}
     set_aside: Counter[str] = Counter()
     damaged: list[InputError] = []
-    known: set[tuple[str, int]] = set()
+    copies = _Copies()
     for path in files:
         try:
             image = _image(path)
@@ -102,10 +103,9 @@ def survey_files(files: Iterable[Path]) -> Survey:
             continue
         if isinstance(image, str):
             set_aside[image] += 1
-        elif image.identity in known:
+        elif copies.has(image):
             set_aside[REPEATED] += 1
         else:
-            known |= {image.identity} if image.identity[0] else set()
             found.setdefault(image.series_uid, []).append(image)
     series = tuple(_series(uid, images, broken.get(uid, [])) for uid, images in sorted(found.items()))
     return Survey(series, dict(set_aside), tuple(damaged))
@@ -123,10 +123,27 @@ class _Image:
     def series_uid(self) -> str:
         return self.values.text(SERIES_UID)
 
-    @property
-    def identity(self) -> tuple[str, int]:
-        """The object's UID and its size: copies of one file are alike in both."""
-        return self.values.text(SOP_INSTANCE), self.path.stat().st_size
+
+class _Copies:
+    """Knows files that are the same as one before, byte for byte; only those of equal UID and size are read for that.
+
+    An equal UID alone does not tell: some programs that take names out of files give all slices one.
+    """
+
+    def __init__(self) -> None:
+        self.first: dict[tuple[str, int], Path] = {}
+        self.digests: dict[tuple[str, int], set[str]] = {}
+
+    def has(self, image: _Image) -> bool:
+        """Returns whether the file is a copy, and remembers it."""
+        key = image.values.text(SOP_INSTANCE), image.path.stat().st_size
+        if not key[0] or self.first.setdefault(key, image.path) == image.path:
+            return False
+        seen = self.digests.setdefault(key, {sha256_of_file(self.first[key])})
+        digest = sha256_of_file(image.path)
+        is_copy = digest in seen
+        seen.add(digest)
+        return is_copy
 
 
 class _DamageError(Exception):
