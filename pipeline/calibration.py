@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 20
-# Around truth and prediction; all of the background would drown what is in doubt.
+# Around truth and prediction; all of the background would drown what is in doubt, and is next to certain.
 MARGIN_VOXELS = 10
 
 

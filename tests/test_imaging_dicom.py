@@ -237,6 +237,7 @@ def test_series_of_another_class_is_read_the_same(tmp_path: Path) -> None:
 def same_in_the_world(folder: Path, reference: Path) -> None:
     """Asserts that each voxel has the value that an independent NIfTI conversion has at the same place."""
     scan, image = read_folder(folder), nib.load(reference)
+    assert scan.array.size == np.prod(image.shape)  # a slice that is lost would be missed by none of the others
     voxels = np.concatenate([np.indices(scan.array.shape).reshape(3, -1), np.ones((1, scan.array.size))])
     nearest = np.rint(np.linalg.inv(image.affine) @ scan.affine @ voxels)
     assert np.linalg.norm((image.affine @ nearest - scan.affine @ voxels)[:3], axis=0).max() < 0.01

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.calibration import MARGIN_VOXELS
 from pipeline.engine.windows import Box, box_around
 from pipeline.records.confidence import DECIMALS, UNSURE_SHARE
 
-# Around what is predicted: farther away its probability is next to nothing.
-MARGIN_VOXELS = 10
 # Of that box; of a larger one every n-th along each axis stands for the others.
 MOST_VOXELS = 2**18
 

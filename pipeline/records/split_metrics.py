@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.records.index import Index, Split
 from pipeline.records.quality import foresight
 from pipeline.records.settings import EvaluationSettings
-from pipeline.records.statistics import mean_intervals, share_interval
+from pipeline.records.statistics import Interval, mean_intervals, share_interval
 from pipeline.records.subgroups import NONE, USUAL, group_scores
 from pipeline.records.summaries import mean_of_defined, size_class, size_classes
 from pipeline.records.tables import CaseScore, LesionScore, of_labels
@@ -41,7 +41,7 @@ def summarise(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], *, in
 def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore], index: Index,
                      settings: EvaluationSettings) -> dict[str, Any]:
     labels = tuple(index.labels)
-    by_label = {label: [row for row in scores if row.label == label] for label in (*labels, *settings.regions)}
+    by_label = _by_label(scores, (*labels, *settings.regions))
 
     def counts(claim: Callable[[CaseScore], bool]) -> dict[str, int]:
         return {label: sum(map(claim, rows)) for label, rows in by_label.items()}
@@ -52,9 +52,8 @@ def _summarise_split(scores: Sequence[CaseScore], lesions: Sequence[LesionScore]
         "failed": len({row.case_id for row in scores if row.status == "failed"}),
         **{name: _means(by_label, name, labels) for name in MEANS},
         "dice_where_present": _means(present, "dice", labels),
-        "intervals": {name: {label: asdict(interval) for label, interval in mean_intervals(
-            {label: [(row.patient, getattr(row, name)) for row in rows] for label, rows in by_label.items()},
-            overall=labels).items()} for name in WITH_INTERVALS},
+        "intervals": {name: {label: asdict(interval) for label, interval in _intervals(by_label, name, labels).items()}
+                      for name in WITH_INTERVALS},
         "quartiles": {name: {label: _quartiles([getattr(row, name) for row in rows])
                              for label, rows in by_label.items()} for name in WITH_QUARTILES},
         "subgroups": _subgroups(of_labels(scores), index, settings),
@@ -108,20 +107,29 @@ def _between_folds(rows: Sequence[CaseScore], index: Index) -> dict[str, float]:
     """Returns the standard deviation of the folds' mean Dice and recall; NaN where there are no two folds."""
     labels = tuple(index.labels)
     groups = group_scores(rows, {case.case_id: case for case in index.cases}, "fold") if index.folds else {}
-    folds = [_summarise_group(group, labels) for name, group in groups.items() if name != NONE]
-    means = {name: [fold[name][OVERALL] for fold in folds] for name in ("dice", "recall")}
+    folds = [_by_label(group, labels) for name, group in groups.items() if name != NONE]
+    means = {name: [_means(fold, name, labels)[OVERALL] for fold in folds] for name in ("dice", "recall")}
     return {name: stdev(values) if len(values) > 1 else math.nan for name, values in means.items()}
 
 
 def _summarise_group(rows: Sequence[CaseScore], labels: tuple[str, ...]) -> dict[str, Any]:
-    by_label = {label: [row for row in rows if row.label == label] for label in labels}
+    by_label = _by_label(rows, labels)
     summary: dict[str, Any] = {"cases": len({row.case_id for row in rows}),
                                "patients": len({row.patient for row in rows})}
     for name in ("dice", "recall"):
-        of_patients = {label: [(row.patient, getattr(row, name)) for row in group] for label, group in by_label.items()}
-        interval = mean_intervals(of_patients, overall=labels)[OVERALL]
+        interval = _intervals(by_label, name, labels)[OVERALL]
         summary[name] = {OVERALL: _means(by_label, name, labels)[OVERALL], **asdict(interval)}
     return summary
+
+
+def _by_label(rows: Sequence[CaseScore], names: Sequence[str]) -> dict[str, list[CaseScore]]:
+    return {name: [row for row in rows if row.label == name] for name in names}
+
+
+def _intervals(by_label: Mapping[str, Sequence[CaseScore]], metric: str,
+               labels: tuple[str, ...]) -> dict[str, Interval]:
+    return mean_intervals({label: [(row.patient, getattr(row, metric)) for row in rows]
+                           for label, rows in by_label.items()}, overall=labels)
 
 
 def _detection(rows: Sequence[CaseScore]) -> dict[str, Any]:
